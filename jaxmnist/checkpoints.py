@@ -1,0 +1,117 @@
+"""Checkpoints in a workdir: written without stalling the loop, checked when they are read."""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax.training.train_state import TrainState
+
+from jaxmnist.errors import UserError
+
+KEEP = 3
+State = TypeVar("State", bound=TrainState)
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 over the names, types, shapes and values of a tree of arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class Checkpoints:
+    """The newest KEEP checkpoints of a run, each with a fingerprint that a restore checks."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=KEEP, create=not read_only, read_only=read_only
+        )
+        self._folder = folder
+        self._read_only = read_only
+        with self._explained("open"):
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts to write `state`; returns once it is copied.
+
+        Raises:
+          UserError: this one, or the one before, cannot be written. Older ones are whole.
+        """
+        if step in self._manager.all_steps():
+            return
+        # A copy of our own: the loop gives the state's memory to the next step.
+        tree = jax.tree.map(np.array, jax.device_get(_saved_part(state)))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({"sha256": fingerprint(tree)})
+        )
+        with self._explained("write"):
+            self._manager.check_for_errors()
+            self._manager.save(step, args=args)
+
+    def restore(self, state: State) -> State | None:
+        """The newest whole checkpoint, in the shape of `state`; None if there is none.
+
+        Damaged ones are told of and, unless read-only, deleted, so that their steps can be
+        written again.
+        """
+        target = jax.tree.map(np.asarray, jax.device_get(_saved_part(state)))
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                tree = self._read(step, target)
+            except Exception as e:
+                reason = (str(e).splitlines() or [type(e).__name__])[0]
+                print(
+                    f"WARNING: the checkpoint of step {step} in {self._folder} is damaged "
+                    f"({reason[:200]}); trying the one before it.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                if not self._read_only:
+                    self._manager.delete(step)
+                continue
+            return state.replace(**jax.device_put(tree, may_alias=False))
+        return None
+
+    def wait(self) -> None:
+        """Returns once everything is on disk; raises UserError if something could not be."""
+        with self._explained("write"):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def close(self) -> None:
+        """Releases the threads; a write that is under way is finished."""
+        with contextlib.suppress(Exception):  # Told of by `wait`, or by what made us stop.
+            self._manager.close()
+
+    def _read(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+        )
+        read = self._manager.restore(step, args=args)
+        if fingerprint(read.state) != read.meta["sha256"]:
+            raise ValueError("its values are not those that were written")
+        return read.state
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as e:
+            reason = (str(e).splitlines() or [type(e).__name__])[0]
+            raise UserError(
+                f"cannot {verb} checkpoints in {self._folder} ({reason[:300]}): make room or "
+                "choose another workdir; what was there before is whole."
+            ) from e
+
+
+def _saved_part(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}

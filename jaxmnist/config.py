@@ -1,0 +1,173 @@
+"""The paper's training as a config, and what a run refuses in one."""
+
+import difflib
+import math
+import re
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from jaxmnist import datasets, optimizers
+from jaxmnist.errors import UserError
+from jaxmnist.optimizers import DECAYS
+
+
+def get_config() -> ConfigDict:
+    """The paper's training: 20,000 steps of 100 by SGD with momentum."""
+    config = ConfigDict()
+
+    config.dataset = "mnist"
+    config.data_dir = placeholder(str)  # None: tfds's own, ~/tensorflow_datasets.
+    config.allow_sample = True  # Stand in with mnist_sample where MNIST is out of reach.
+    config.train_split = "train"
+    config.eval_split = "test"
+
+    config.batch_size = 100
+    config.eval_batch_size = 500
+    config.num_steps = 20_000
+
+    config.optimizer = "sgd(momentum=0.9)"  # Any of optax, called with keyword arguments.
+    config.learning_rate = 0.05
+    config.schedule = "cosine"
+    config.warmup_steps = 0
+    config.dropout_rate = 0.4
+
+    config.seed = 0
+
+    config.log_every = 100
+    config.eval_every = 1_000
+    config.checkpoint_every = 1_000
+    return config
+
+
+# The fields that may change when a run is resumed; all others change the training.
+FREE_TO_CHANGE = (
+    *("data_dir", "allow_sample", "eval_split", "eval_batch_size", "num_steps"),
+    *("log_every", "eval_every", "checkpoint_every"),
+)
+
+_DATASETS = datasets.names()
+_AT_LEAST_1 = (lambda value: value >= 1, "a whole number of at least 1")
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dataset": (lambda value: value in _DATASETS, f"one of {', '.join(_DATASETS)}"),
+    "batch_size": _AT_LEAST_1,
+    "eval_batch_size": _AT_LEAST_1,
+    "num_steps": _AT_LEAST_1,
+    "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "schedule": (lambda value: value in DECAYS, f"one of {', '.join(DECAYS)}"),
+    "warmup_steps": (lambda value: value >= 0, "a whole number of at least 0"),
+    "dropout_rate": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
+    "seed": (lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2**32"),
+    "log_every": _AT_LEAST_1,
+    "eval_every": _AT_LEAST_1,
+    "checkpoint_every": _AT_LEAST_1,
+}
+_TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def load(path: str | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """The config of an experiment file (default: the paper's), with fields overridden.
+
+    Args:
+      path: a Python file that defines get_config().
+      overrides: fields and their values as texts.
+
+    Raises:
+      UserError: the file is no config, or an override is none of its fields or of another type.
+    """
+    config = _run_file(path) if path else get_config()
+    override(config, overrides)
+    return config
+
+
+def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
+    """Sets fields from texts; raises UserError as `load` does."""
+    for field, text in overrides:
+        _check_field(field)
+        config[field] = _parse(field, text)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError, naming field, value and what is allowed, if a run cannot use it."""
+    default = get_config()
+    for field in config:
+        _check_field(field)
+    for field in default:
+        if field not in config:
+            raise UserError(f"the config lacks the field {field}: start from get_config().")
+        value, wanted = config[field], default.get_type(field)
+        is_of_type = type(value) is wanted or (wanted is float and type(value) is int)
+        if not is_of_type and not (field == "data_dir" and value is None):
+            raise UserError(f"{field}={value!r} is not allowed: it must be {_TYPES[wanted]}.")
+        is_allowed, allowed = _ALLOWED.get(field, (None, None))
+        if is_allowed and not is_allowed(value):
+            raise UserError(f"{field}={value!r} is not allowed: it must be {allowed}.")
+    for field in ("train_split", "eval_split"):
+        try:
+            parts = datasets.slice_of(config.dataset, config[field])
+        except UserError as e:
+            raise UserError(f"{field}: {e}") from None
+        count = sum(end - first for _, first, end in parts)
+        if field == "train_split" and config.batch_size > count:
+            raise UserError(
+                f"batch_size={config.batch_size} is not allowed: it must be at most {count:,}, "
+                f"the examples of {config.dataset}'s {config.train_split}."
+            )
+    optimizers.create_optimizer(config.optimizer, optimizers.create_schedule(config))
+
+
+def changed_training(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """The fields, with both values, in which two configs train differently."""
+    return [
+        f"{field} ({old.get(field)!r} there, {new[field]!r} now)"
+        for field in new
+        if field not in FREE_TO_CHANGE and old.get(field) != new[field]
+    ]
+
+
+def eval_name(config: ConfigDict) -> str:
+    """What to call the evaluation's split in metrics: "test", or "validation" if cut from train."""
+    bases = {base for base, _, _ in datasets.slice_of(config.dataset, config.eval_split)}
+    return "test" if bases == {"test"} else "validation"
+
+
+def _run_file(path: str) -> ConfigDict:
+    if not Path(path).is_file():
+        raise UserError(f"--config={path}: there is no such file.")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except UserError:
+        raise
+    except KeyError as e:
+        raise UserError(f"--config={path}: it lacks {e}.") from e
+    except Exception as e:
+        raise UserError(f"--config={path}: it fails with {type(e).__name__}: {e}") from e
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={path}: get_config() returns no ConfigDict.")
+    return config
+
+
+def _check_field(field: str) -> None:
+    known = list(get_config())
+    if field not in known:
+        near = difflib.get_close_matches(field, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(known)}."
+        raise UserError(f"the config has no field {field!r}: {hint}")
+
+
+def _parse(field: str, text: str) -> Any:
+    wanted = get_config().get_type(field)
+    if field == "data_dir" and text in ("", "None"):
+        return None
+    try:
+        if wanted is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if wanted is int and re.search("[.e]", text):
+            raise ValueError(text)
+        return wanted(text)
+    except (KeyError, ValueError):
+        raise UserError(f"{field}={text} is not allowed: it must be {_TYPES[wanted]}.") from None

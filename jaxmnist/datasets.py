@@ -1,0 +1,165 @@
+"""A dataset's name -> its splits as arrays: prepared by tfds, or the bundled sample."""
+
+import dataclasses
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from jaxtyping import Int, UInt8
+
+from jaxmnist import builders, idx
+from jaxmnist.errors import UserError
+
+SAMPLE = "mnist_sample"
+_SAMPLE_DIR = Path(__file__).parent / SAMPLE
+_SAMPLE_EXAMPLES = {"train": 4000, "test": 1000}
+_NETWORK_SECONDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split, or a slice of one, in host memory."""
+
+    images: UInt8[np.ndarray, "n 28 28 1"]
+    labels: Int[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The splits that a run asked for, in its order, and the name of what they come from."""
+
+    name: str
+    num_classes: int
+    splits: list[Split]
+
+
+def names() -> list[str]:
+    """Every dataset that `load` knows."""
+    return [*builders.names(), SAMPLE]
+
+
+def load(
+    name: str, splits: list[str], data_dir: str | None = None, allow_sample: bool = True
+) -> Dataset:
+    """Splits such as "train[:55000]" of a dataset, downloaded and prepared if need be.
+
+    Args:
+      name: one of `names()`.
+      splits: in tfds's syntax.
+      data_dir: tfds's folder; None is its default.
+      allow_sample: whether the bundled sample stands in for an "mnist" that is neither
+        prepared nor reachable. The result's name tells, and so does a warning.
+
+    Raises:
+      UserError: no such split, or no data: how to get it.
+    """
+    if name == SAMPLE:
+        return _load_sample(splits)
+    slices = [slice_of(name, split) for split in splits]
+    builder = builders.create(name, data_dir)
+    if not builder.is_prepared():
+        try:
+            _download(name, builder)
+        except UserError as e:
+            if name != "mnist" or not allow_sample:
+                raise
+            _warn(f"{e}\nThis run uses {SAMPLE}, 5,000 digits, INSTEAD of MNIST.")
+            return _load_sample(splits)
+    bases = {base for parts in slices for base, _, _ in parts}
+    whole = {base: builders.read(builder, base) for base in bases}
+    return Dataset(name, builder.info.features["label"].num_classes, _cut(whole, slices))
+
+
+def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
+    """What a split in tfds's syntax names: [(base split, first example, end)].
+
+    Raises:
+      UserError: no such split, or an empty one.
+    """
+    counts = _SAMPLE_EXAMPLES if name == SAMPLE else builders.create(name, None).num_examples
+    infos = {b: tfds.core.SplitInfo(b, [n], 0, filename_template=None) for b, n in counts.items()}
+    allowed = " and ".join(f"{base} ({n:,} examples)" for base, n in counts.items())
+    try:
+        parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(infos)
+    except (ValueError, NotImplementedError):
+        parts = []
+    ranges = [
+        (p.splitname, p.from_ or 0, counts[p.splitname] if p.to is None else p.to) for p in parts
+    ]
+    if not ranges or any(first >= end for _, first, end in ranges):
+        raise UserError(
+            f"{split!r} names no examples of {name}: it has {allowed}, which can be sliced as "
+            "in 'train[:80%]', 'train[100:200]' or 'train+test'."
+        )
+    return ranges
+
+
+def _load_sample(splits: list[str]) -> Dataset:
+    slices = [slice_of(SAMPLE, split) for split in splits]
+    whole = {}
+    for base, prefix in builders.MNIST.prefix.items():
+        images = idx.read_images(idx.find(_SAMPLE_DIR, f"{prefix}-images-idx3-ubyte"))
+        labels = idx.read_labels(idx.find(_SAMPLE_DIR, f"{prefix}-labels-idx1-ubyte"), 10)
+        whole[base] = images, labels
+    return Dataset(SAMPLE, 10, _cut(whole, slices))
+
+
+def _cut(whole: builders.Arrays, slices: list[list[tuple[str, int, int]]]) -> list[Split]:
+    cut = []
+    for parts in slices:
+        images = [whole[base][0][first:end] for base, first, end in parts]
+        labels = [whole[base][1][first:end] for base, first, end in parts]
+        cut.append(Split(np.concatenate(images), np.concatenate(labels)))
+    return cut
+
+
+def _download(name: str, builder: builders.MNIST) -> None:
+    folder = builder.data_dir_root
+    get_it = (
+        "To get it without a network, put its archives into a folder SOURCE and run\n  python -m "
+        f"jaxmnist.prepare_data --source_dir=SOURCE --dataset={name} --data_dir={folder}"
+    )
+    url = builder.urls()[0]
+    # tfds tries for minutes before it gives up, so ask first.
+    if not _reachable(url):
+        raise UserError(f"{name} is not in {folder}, and {url} cannot be reached. {get_it}")
+    try:
+        builders.prepare(builder)
+    except UserError:
+        raise
+    except Exception as e:
+        reason = str(e).splitlines()[0]
+        raise UserError(f"{name} could not be downloaded ({reason}). {get_it}") from e
+
+
+def _reachable(url: str) -> bool:
+    """Whether a server answers, within _NETWORK_SECONDS.
+
+    In a thread, because looking up a name has no timeout of its own.
+    """
+    answered = threading.Event()
+
+    def ask():
+        try:
+            requests.head(url, timeout=_NETWORK_SECONDS)
+            answered.set()
+        except requests.RequestException:
+            pass
+        finally:
+            done.set()
+
+    done = threading.Event()
+    threading.Thread(target=ask, daemon=True).start()
+    done.wait(_NETWORK_SECONDS)
+    return answered.is_set()
+
+
+def _warn(message: str) -> None:
+    line = "!" * 80
+    print(f"{line}\nWARNING: {message}\n{line}", file=sys.stderr, flush=True)

@@ -1,0 +1,87 @@
+"""The device that JAX found: how to compile for it, and how to describe it."""
+
+import functools
+import os
+import platform
+import re
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import psutil
+
+from jaxmnist import __version__
+
+# Since 0.10.2 jaxlib gives every convolution to YNNPACK, which uses one core. This keeps
+# YNNPACK for matrix products and gives convolutions back to Eigen, which uses all of them:
+# a training step takes 75 ms instead of 99 on two cores.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What to pass as jax.jit's `compiler_options` on the default device."""
+    if jax.default_backend() != "cpu":
+        return {}
+    try:
+        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+    except jax.errors.JaxRuntimeError as e:
+        if "No such compile option" not in str(e):
+            raise
+        return {}
+    return _CPU_OPTIONS
+
+
+def describe() -> dict[str, str | int]:
+    """The device, as results.json records it: platform, kind, count, processor, threads."""
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "kind": device.device_kind,
+        "count": jax.device_count(),
+        "processor": _processor(),
+        "threads": num_threads(),
+    }
+
+
+def num_threads() -> int:
+    """The number of threads that XLA's CPU backend computes on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """The versions that can change a result."""
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+    return {
+        "jaxmnist": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def process_seconds() -> float:
+    """Seconds since this process was started."""
+    return time.time() - psutil.Process().create_time()
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory that this process has had resident; None where the system cannot tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.machine()

@@ -1,0 +1,162 @@
+"""What happens every so many steps: small objects that the training loop calls after each step."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from flax.training.train_state import TrainState
+from jaxtyping import Array, Float
+
+from jaxmnist import device
+from jaxmnist.checkpoints import Checkpoints
+from jaxmnist.errors import UserError
+from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+
+Metrics = dict[str, Float[Array, ""]]
+Hook = Callable[[int, TrainState, Metrics], None]
+
+
+class Interrupted(Exception):
+    """A signal stopped the run, after its checkpoint was written."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class FirstStep:
+    """Notes how many seconds after its start the process has trained one step."""
+
+    seconds = 0.0
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if not self.seconds:
+            jax.block_until_ready(metrics)
+            self.seconds = device.process_seconds()
+
+
+class Log:
+    """Fetches the metrics of the steps; every `every` steps writes and shows the last of them.
+
+    In between nothing waits for the device: the losses stay there until they are looked at.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        last: int,
+        step: int,
+        writer: MetricWriter,
+        screen: Screen,
+        watch: Stopwatch,
+    ):
+        self._every, self._last = every, last
+        self._writer, self._screen, self._watch = writer, screen, watch
+        self._pending: list[Metrics] = []
+        self._logged = (step, watch.seconds())
+        self.latest: dict[str, float] = {}
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        self._pending.append(metrics)
+        if step % self._every and step != self._last:
+            return
+        self.catch_up(step)
+        steps, seconds = step - self._logged[0], self._watch.seconds() - self._logged[1]
+        self._logged = (step, self._watch.seconds())
+        record = self.latest | {"steps_per_second": steps / max(seconds, 1e-9)}
+        self._writer.write(step, "train", self._watch.seconds(), record)
+        self._screen.progress(step, record)
+
+    def catch_up(self, step: int) -> None:
+        """Waits for all steps up to `step`; raises UserError if one's loss is not finite."""
+        fetched = jax.device_get(self._pending)
+        first = step - len(fetched) + 1
+        for number, metrics in enumerate(fetched, first):
+            if not np.isfinite(metrics["loss"]):
+                raise UserError(
+                    f"the loss is {metrics['loss']} at step {number}: lower the learning rate "
+                    f"({metrics['learning_rate']:g} there); the last checkpoint is from before."
+                )
+        if fetched:
+            self.latest = {name: float(value) for name, value in fetched[-1].items()}
+        self._pending = []
+
+
+class Evaluate:
+    """Every `every` steps, and after the last, evaluates; the result stays in `latest`."""
+
+    def __init__(
+        self,
+        every: int,
+        last: int,
+        split: str,
+        evaluate: Callable[[Any], dict[str, float]],
+        log: Log,
+        writer: MetricWriter,
+        screen: Screen,
+        watch: Stopwatch,
+    ):
+        self._every, self._last, self._split = every, last, split
+        self._evaluate, self._log = evaluate, log
+        self._writer, self._screen, self._watch = writer, screen, watch
+        self.latest: dict[str, float] = {}
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if step % self._every and step != self._last:
+            return
+        self._log.catch_up(step)
+        with self._watch.pause():
+            self.latest = self._evaluate(state)
+        self._writer.write(step, self._split, self._watch.seconds(), self.latest)
+        self._screen.line(describe(step, self._split, self.latest))
+
+
+class Checkpoint:
+    """Every `every` steps, after the last, and when a signal came, writes a checkpoint.
+
+    Within `on_signals`, SIGTERM and Ctrl-C become a checkpoint and Interrupted; a second
+    Ctrl-C stops the process at once.
+    """
+
+    def __init__(self, every: int, last: int, checkpoints: Checkpoints, log: Log):
+        self._every, self._last = every, last
+        self._checkpoints, self._log = checkpoints, log
+        self._signum: int | None = None
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if step % self._every and step != self._last and self._signum is None:
+            return
+        self._log.catch_up(step)
+        self._checkpoints.save(step, state)
+        if self._signum is not None:
+            self._checkpoints.wait()
+            raise Interrupted(self._signum)
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Within, SIGTERM and SIGINT end the loop after the step that is under way."""
+        caught = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(s, self._handle) for s in caught]
+        try:
+            yield
+        finally:
+            for signum, handler in zip(caught, before, strict=True):
+                signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame) -> None:
+        self._signum = signum
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        print(
+            f"{signal.Signals(signum).name}: writing a checkpoint; Ctrl-C stops at once.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def describe(step: int, split: str, metrics: dict[str, float]) -> str:
+    """One line for an evaluation."""
+    return f"step {step}: {split} accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}"

@@ -1,0 +1,117 @@
+"""Where metrics go: metrics.jsonl and TensorBoard in the workdir, lines or a bar on screen."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tensorboardX
+from tqdm import tqdm
+
+from jaxmnist.workdir import Workdir
+
+
+class Stopwatch:
+    """Seconds spent on training, evaluation left out, continued from an earlier process."""
+
+    def __init__(self, already: float = 0.0):
+        self._start = time.perf_counter() - already
+        self.paused = 0.0
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start - self.paused
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - start
+
+
+class MetricWriter:
+    """Appends metrics to metrics.jsonl and to TensorBoard event files, a folder a split.
+
+    A run that resumes from `step` writes what came after it again: those records are dropped.
+
+    Attributes:
+      seconds: the training time of the newest record that was kept.
+      latest: the newest loss and accuracy of each split.
+    """
+
+    def __init__(self, workdir: Workdir, step: int):
+        kept = [r for r in _records(workdir) if r["step"] <= step]
+        self.seconds = max((r["seconds"] for r in kept), default=0.0)
+        self.latest = {r["split"]: {k: r[k] for k in ("loss", "accuracy")} for r in kept}
+        new = workdir.metrics.with_name(".metrics.jsonl.new")
+        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        new.replace(workdir.metrics)
+        self._file = workdir.metrics.open("a", buffering=1)
+        self._purge = {"purge_step": step + 1} if step else {}
+        self._workdir = workdir
+        self._events: dict[str, tensorboardX.SummaryWriter] = {}
+
+    def write(self, step: int, split: str, seconds: float, metrics: dict[str, float]) -> None:
+        """One record: `metrics`, all plain numbers, of `split` after `step` steps."""
+        record = {"step": step, "split": split, **metrics, "seconds": round(seconds, 3)}
+        self._file.write(json.dumps(record) + "\n")
+        self.latest[split] = {name: metrics[name] for name in ("loss", "accuracy")}
+        if split not in self._events:
+            folder = str(self._workdir.tensorboard / split)
+            self._events[split] = tensorboardX.SummaryWriter(folder, **self._purge)
+        for name, value in metrics.items():
+            self._events[split].add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        for events in self._events.values():
+            events.close()
+
+
+class Screen:
+    """Progress on standard output: a bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, num_steps: int, step: int):
+        self._bar = None
+        self._num_steps = num_steps
+        if sys.stdout.isatty():
+            self._bar = tqdm(
+                total=num_steps, initial=step, unit="step", file=sys.stdout, dynamic_ncols=True
+            )
+
+    def progress(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows the metrics of a training step."""
+        loss, accuracy = f"{metrics['loss']:.4f}", f"{metrics['accuracy']:.4f}"
+        if self._bar is not None:
+            self._bar.set_postfix({"loss": loss, "accuracy": accuracy}, refresh=False)
+            self._bar.update(step - self._bar.n)
+            return
+        speed = metrics["steps_per_second"]
+        left = tqdm.format_interval((self._num_steps - step) / speed)
+        print(
+            f"step {step}/{self._num_steps}  loss {loss}  accuracy {accuracy}  "
+            f"{speed:.1f} steps/s  {left} left",
+            flush=True,
+        )
+
+    def line(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _records(workdir: Workdir) -> Iterator[dict]:
+    """The whole lines of metrics.jsonl; a line that was cut off by a crash ends them."""
+    if not workdir.metrics.exists():
+        return
+    for line in workdir.metrics.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

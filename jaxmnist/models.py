@@ -1,0 +1,61 @@
+"""The paper's convolutional network, a Flax linen module."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class MaxPool(nn.Module):
+    """2x2 max-pooling with stride 2; an odd last row or column is dropped.
+
+    The maximum of four strided slices has the values of `nn.max_pool`, whose gradient
+    (select-and-scatter) is 30 times slower on a CPU. Where pixels of a window tie, the
+    gradient is shared between them instead of going to the first one.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch h w c"]) -> Float[Array, "batch h//2 w//2 c"]:
+        height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+        rows = jnp.maximum(x[:, 0:height:2], x[:, 1:height:2])
+        return jnp.maximum(rows[:, :, 0:width:2], rows[:, :, 1:width:2])
+
+
+class CNN(nn.Module):
+    """Two convolutions, two poolings and two dense layers; the defaults are the paper's.
+
+    3,274,634 parameters with 28x28x1 inputs: Glorot-uniform kernels and zero biases.
+
+    Attributes:
+      features: output channels of each SAME convolution.
+      kernel_size: height and width of the convolutions' kernels, in pixels.
+      hidden: units of the dense layer.
+      dropout_rate: fraction of the dense layer's units dropped in training.
+      num_classes: number of logits.
+    """
+
+    features: tuple[int, ...] = (32, 64)
+    kernel_size: int = 5
+    hidden: int = 1024
+    dropout_rate: float = 0.4
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch height width channels"], *, train: bool = False
+    ) -> Float[Array, "batch classes"]:
+        """Returns the logits of images in [0, 1]; `train` needs a "dropout" rng."""
+        init = nn.initializers.glorot_uniform()
+        for features in self.features:
+            x = nn.Conv(features, (self.kernel_size, self.kernel_size), kernel_init=init)(x)
+            # relu(pool(x)) equals pool(relu(x)) and touches a quarter of the elements.
+            x = nn.relu(MaxPool()(x))
+        x = x.reshape(len(x), -1)
+        x = nn.relu(nn.Dense(self.hidden, kernel_init=init)(x))
+        x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+        return nn.Dense(self.num_classes, kernel_init=init)(x)
+
+
+def num_parameters(params) -> int:
+    """The number of values in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,310 @@
+"""The training state, the pure steps on it, and the explicit loop around them."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from flax.training import train_state
+from jaxtyping import Array, Float, Int, Key
+from ml_collections import ConfigDict
+
+from jaxmnist import config as config_lib
+from jaxmnist import datasets, device, hooks, optimizers
+from jaxmnist.checkpoints import Checkpoints, fingerprint
+from jaxmnist.errors import UserError
+from jaxmnist.input_pipeline import (
+    Batch,
+    Examples,
+    ShuffledBatches,
+    ordered_batches,
+    put_on_device,
+)
+from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+from jaxmnist.models import CNN, num_parameters
+from jaxmnist.workdir import Workdir, write_json
+
+
+class TrainState(train_state.TrainState):
+    """Flax's state (step, params, optimizer) with what the paper's step needs besides.
+
+    Attributes:
+      dropout_key: the masks of step s are drawn from fold_in(dropout_key, s).
+      schedule: the learning rate by step, for the metrics.
+    """
+
+    dropout_key: Key[Array, ""]
+    schedule: optax.Schedule = struct.field(pytree_node=False)
+
+
+def create_train_state(
+    config: ConfigDict, num_classes: int = 10, image_shape: tuple[int, ...] = (28, 28, 1)
+) -> TrainState:
+    """The state before the first step: a function of the config alone."""
+    model = CNN(dropout_rate=config.dropout_rate, num_classes=num_classes)
+    schedule = optimizers.create_schedule(config)
+    tx = optimizers.create_optimizer(config.optimizer, schedule)
+    keys = _keys(config.seed)
+
+    @jax.jit
+    def init() -> TrainState:
+        params = model.init(keys["init"], jnp.zeros((1, *image_shape)))["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            apply_fn=model.apply,
+            params=params,
+            tx=tx,
+            opt_state=tx.init(params),
+            dropout_key=keys["dropout"],
+            schedule=schedule,
+        )
+
+    return init()
+
+
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metrics]:
+    """One update on one batch: "image" float32 (batch, h, w, c), "label" int32 (batch,).
+
+    Returns the next state, and the batch's mean loss and its accuracy before the update.
+    """
+    dropout_key = jax.random.fold_in(state.dropout_key, state.step)
+
+    def loss_fn(params):
+        logits = state.apply_fn(
+            {"params": params}, batch["image"], train=True, rngs={"dropout": dropout_key}
+        )
+        return cross_entropy(logits, batch["label"]).mean(), logits
+
+    (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = state.tx.update(
+        grads,
+        state.opt_state,
+        state.params,
+        # For the few optimizers that look at the loss; the others ignore it.
+        value=loss,
+        grad=grads,
+        value_fn=lambda params: loss_fn(params)[0],
+    )
+    metrics = {
+        "loss": loss,
+        "accuracy": jnp.mean(is_correct(logits, batch["label"])),
+        "learning_rate": jnp.asarray(state.schedule(state.step), jnp.float32),
+    }
+    params = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def eval_step(state: TrainState, batch: Batch) -> hooks.Metrics:
+    """Sums of loss and correct answers over the examples whose "mask" is True."""
+    logits = state.apply_fn({"params": state.params}, batch["image"])
+    loss = cross_entropy(logits, batch["label"])
+    return {
+        "loss": jnp.sum(loss, where=batch["mask"]),
+        "accuracy": jnp.sum(is_correct(logits, batch["label"]), where=batch["mask"]),
+    }
+
+
+def cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """Softmax cross-entropy of each example, in nats."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def is_correct(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """1.0 where the largest logit is the label's, else 0.0."""
+    return (logits.argmax(-1) == labels).astype(jnp.float32)
+
+
+def jit_train_step():
+    """train_step, jitted for the device, with the state's memory given to the next state."""
+    return jax.jit(train_step, donate_argnums=0, compiler_options=device.compiler_options())
+
+
+def jit_eval_step():
+    """eval_step, jitted for the device."""
+    return jax.jit(eval_step, compiler_options=device.compiler_options())
+
+
+def evaluate(
+    eval_fn: Callable[[TrainState, Batch], hooks.Metrics],
+    state: TrainState,
+    examples: Examples,
+    batch_size: int,
+) -> dict[str, float]:
+    """Mean loss and accuracy over every example, each counted once; `eval_fn` is eval_step."""
+    sums = [eval_fn(state, batch) for batch in ordered_batches(examples, batch_size)]
+    totals = jax.tree.map(lambda *xs: float(np.sum(xs, dtype=np.float64)), *jax.device_get(sums))
+    return {name: total / len(examples) for name, total in totals.items()}
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains in `workdir` from where it stands, and evaluates.
+
+    Returns what it writes to results.json.
+
+    Raises:
+      UserError: what a user can mend.
+      hooks.Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
+    """
+    config_lib.check(config)
+    record = Workdir(Path(workdir))
+    with record.locked():
+        return _run(config.copy_and_resolve_references(), record)
+
+
+def evaluate_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[int, dict[str, float]]:
+    """Evaluates the newest checkpoint of `workdir`: (its step, mean loss and accuracy)."""
+    config_lib.check(config)
+    record = Workdir(Path(workdir))
+    dataset = _load(config, [config.eval_split])
+    checkpoints = Checkpoints(record.checkpoints, read_only=True)
+    state = checkpoints.restore(create_train_state(config, dataset.num_classes))
+    checkpoints.close()
+    if state is None:
+        raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
+    examples = put_on_device(dataset.splits[0].images, dataset.splits[0].labels)
+    return int(state.step), evaluate(jit_eval_step(), state, examples, config.eval_batch_size)
+
+
+def summary(results: dict[str, Any], workdir: str | Path) -> str:
+    """The line that a run ends with."""
+    name = "test" if "test" in results else "validation"
+    metrics, seconds = results[name], round(results["seconds"]["total"])
+    return (
+        f"done: {results['dataset']['name']} {name} accuracy {metrics['accuracy']:.4f}, "
+        f"loss {metrics['loss']:.4f} after {results['step']:,} steps in {seconds} s; "
+        f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
+    )
+
+
+def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    seconds: dict[str, float] = {}
+    with ExitStack() as cleanup:
+        with _timed(seconds, "data"):
+            dataset = _load(config, [config.train_split, config.eval_split])
+            config.dataset = dataset.name
+            config_lib.check(config)  # Again: the sample has fewer examples.
+            workdir.save_config(config)
+            train, test = (put_on_device(split.images, split.labels) for split in dataset.splits)
+
+        state = create_train_state(config, dataset.num_classes)
+        checkpoints = Checkpoints(workdir.checkpoints)
+        cleanup.callback(checkpoints.close)
+        state = checkpoints.restore(state) or state
+        start = int(state.step)
+        _check_start(start, config.num_steps, workdir)
+
+        with _timed(seconds, "compile"):
+            batches = ShuffledBatches(train, _keys(config.seed)["data"], config.batch_size)
+            batch = next(ordered_batches(test, config.eval_batch_size))
+            step_fn = jit_train_step().lower(state, batches(start)).compile()
+            eval_fn = jit_eval_step().lower(state, batch).compile()
+
+        def evaluate_test(state: TrainState) -> dict[str, float]:
+            with _timed(seconds, "eval"):
+                return evaluate(eval_fn, state, test, config.eval_batch_size)
+
+        _introduce(config, dataset, state, start)
+        last, name = config.num_steps, config_lib.eval_name(config)
+        writer = MetricWriter(workdir, start)
+        cleanup.callback(writer.close)
+        screen = Screen(last, start)
+        cleanup.callback(screen.close)
+        watch = Stopwatch(writer.seconds)
+        first_step = hooks.FirstStep()
+        log = hooks.Log(config.log_every, last, start, writer, screen, watch)
+        evaluation = hooks.Evaluate(
+            config.eval_every, last, name, evaluate_test, log, writer, screen, watch
+        )
+        checkpoint = hooks.Checkpoint(config.checkpoint_every, last, checkpoints, log)
+
+        with checkpoint.on_signals(), jax.transfer_guard("disallow"):
+            for step in range(start, config.num_steps):
+                state, metrics = step_fn(state, batches(step))
+                for hook in (first_step, log, evaluation, checkpoint):
+                    hook(step + 1, state, metrics)
+        checkpoints.wait()
+
+        if start == last:
+            screen.line(f"the run in {workdir.path} finished at step {last}; evaluating it again")
+            evaluation.latest = evaluate_test(state)
+            screen.line(hooks.describe(last, name, evaluation.latest))
+            results = workdir.load_results()
+            if results and results["step"] == last:
+                results[name] = evaluation.latest
+                write_json(workdir.results, results)
+                return results
+
+    results = {
+        "dataset": {
+            "name": dataset.name,
+            "num_examples": {"train": len(train), name: len(test)},
+        },
+        "step": last,
+        "train": writer.latest["train"],
+        name: evaluation.latest,
+        "seconds": {
+            "first_step": first_step.seconds,
+            **seconds,
+            "train": watch.seconds(),
+            "total": device.process_seconds(),
+        },
+        "peak_memory_bytes": device.peak_memory_bytes(),
+        "params_sha256": fingerprint(state.params),
+        "num_parameters": num_parameters(state.params),
+        "device": device.describe(),
+        "versions": device.versions(),
+        "config": config.to_dict(),
+    }
+    write_json(workdir.results, results)
+    return results
+
+
+def _keys(seed: int) -> dict[str, Key[Array, ""]]:
+    """Independent keys, one a purpose."""
+    root = jax.random.key(seed)
+    purposes = ("init", "data", "dropout")
+    return {purpose: jax.random.fold_in(root, i) for i, purpose in enumerate(purposes)}
+
+
+def _load(config: ConfigDict, splits: list[str]) -> datasets.Dataset:
+    return datasets.load(config.dataset, splits, config.data_dir, config.allow_sample)
+
+
+def _check_start(start: int, num_steps: int, workdir: Workdir) -> None:
+    if start > num_steps:
+        raise UserError(
+            f"{workdir.path} is at step {start}, beyond num_steps={num_steps}: choose another "
+            "workdir, or more steps."
+        )
+
+
+def _introduce(
+    config: ConfigDict, dataset: datasets.Dataset, state: TrainState, start: int
+) -> None:
+    found = device.describe()
+    train, test = dataset.splits
+    print(
+        f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples; "
+        f"{num_parameters(state.params):,} parameters; {found['count']} {found['kind']} "
+        f"({found['processor']}, {found['threads']} threads)",
+        flush=True,
+    )
+    if 0 < start < config.num_steps:
+        print(f"resuming from step {start}", flush=True)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
