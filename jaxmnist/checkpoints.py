@@ -5,17 +5,16 @@ import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.training.train_state import TrainState
 
 from jaxmnist.errors import UserError
+from jaxmnist.train_state import TrainState
 
 KEEP = 3
-State = TypeVar("State", bound=TrainState)
 
 
 def fingerprint(tree: Any) -> str:
@@ -57,7 +56,7 @@ class Checkpoints:
             self._manager.check_for_errors()
             self._manager.save(step, args=args)
 
-    def restore(self, state: State) -> State | None:
+    def restore(self, state: TrainState) -> TrainState | None:
         """The newest whole checkpoint, in the shape of `state`; None if there is none.
 
         Damaged ones are told of and, unless read-only, deleted, so that their steps can be

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
-from jaxtyping import Int, UInt8
+from jaxtyping import Integer, UInt8
 
 from jaxmnist import builders, idx
 from jaxmnist.errors import UserError
@@ -24,7 +24,7 @@ class Split:
     """A split, or a slice of one, in host memory."""
 
     images: UInt8[np.ndarray, "n 28 28 1"]
-    labels: Int[np.ndarray, " n"]
+    labels: Integer[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -4,17 +4,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import jax
 import numpy as np
-from flax.training.train_state import TrainState
 from jaxtyping import Array, Float
 
 from jaxmnist import device
 from jaxmnist.checkpoints import Checkpoints
 from jaxmnist.errors import UserError
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+from jaxmnist.train_state import TrainState
 
 Metrics = dict[str, Float[Array, ""]]
 Hook = Callable[[int, TrainState, Metrics], None]
@@ -94,7 +93,7 @@ class Evaluate:
         every: int,
         last: int,
         split: str,
-        evaluate: Callable[[Any], dict[str, float]],
+        evaluate: Callable[[TrainState], dict[str, float]],
         log: Log,
         writer: MetricWriter,
         screen: Screen,

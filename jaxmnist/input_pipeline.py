@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, Key, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Integer, Key, Shaped, UInt8
 
 Batch = dict[str, Shaped[Array, "batch ..."]]
 
@@ -89,6 +89,8 @@ def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     return images.astype(jnp.float32) / 255
 
 
-def put_on_device(images: np.ndarray, labels: np.ndarray) -> Examples:
+def put_on_device(
+    images: UInt8[np.ndarray, "n height width channels"], labels: Integer[np.ndarray, " n"]
+) -> Examples:
     """A split's arrays, moved to the device."""
     return Examples(jax.device_put(images), jax.device_put(labels.astype(np.int32)))

@@ -35,9 +35,9 @@ def create_optimizer(
     """The optimizer that `expression` names, such as "adamw(b1=0.95, weight_decay=1e-4)".
 
     Args:
-      expression: any optimizer of optax ("adam", "contrib.muon") that takes a learning rate,
-        with its other keyword arguments as Python literals.
-      learning_rate: passed on as the optimizer's `learning_rate`.
+      expression: any optimizer of optax ("adam", "contrib.muon"), with its keyword arguments
+        as Python literals.
+      learning_rate: passed on as its `learning_rate`; polyak_sgd alone has none.
 
     Raises:
       UserError: no such optimizer, or arguments that it refuses.
@@ -48,13 +48,16 @@ def create_optimizer(
     if factory is None:
         near = difflib.get_close_matches(name, _optimizers(), n=3) or ["sgd", "adam", "adamw"]
         raise UserError(f"{where}: optax has no optimizer {name!r}; near it: {', '.join(near)}.")
-    allowed = [p for p in inspect.signature(factory).parameters if p != "learning_rate"]
+    parameters = inspect.signature(factory).parameters
+    allowed = [p for p in parameters if p != "learning_rate"]
     for argument in kwargs:
         if argument not in allowed:
             raise UserError(f"{where}: {name} takes {', '.join(allowed)}, not {argument!r}.")
     try:
         # Extra arguments, so that optimizers that look at the loss (polyak_sgd, lbfgs) work too.
-        tx = optax.with_extra_args_support(factory(learning_rate=learning_rate, **kwargs))
+        if "learning_rate" in parameters:
+            kwargs["learning_rate"] = learning_rate
+        tx = optax.with_extra_args_support(factory(**kwargs))
         jax.eval_shape(_try_step(tx), {"kernel": jnp.zeros((2, 2))})
     except Exception as e:
         first_line = (str(e).splitlines() or [type(e).__name__])[0]
@@ -78,11 +81,13 @@ def _parse(expression: str) -> tuple[str, dict]:
 
 
 def _optimizers() -> dict[str, Callable]:
-    """Every function of optax and optax.contrib that takes a learning rate."""
+    """Every function of optax and optax.contrib that takes a learning rate of some kind."""
     found: dict[str, Callable] = {}
     for prefix, module in (("", optax), ("contrib.", optax.contrib)):
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            if "learning_rate" in inspect.signature(function).parameters:
+            if name.startswith(("_", "scale_by_")):
+                continue
+            if any("learning_rate" in p for p in inspect.signature(function).parameters):
                 found[prefix + name] = function
     return found
 

@@ -1,4 +1,4 @@
-"""The training state, the pure steps on it, and the explicit loop around them."""
+"""The pure training and evaluation steps, and the explicit loop around them."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
-from flax.training import train_state
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, device, hooks, optimizers
+from jaxmnist import datasets, device, hooks
 from jaxmnist.checkpoints import Checkpoints, fingerprint
 from jaxmnist.errors import UserError
 from jaxmnist.input_pipeline import (
@@ -27,45 +25,9 @@ from jaxmnist.input_pipeline import (
     put_on_device,
 )
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
-from jaxmnist.models import CNN, num_parameters
+from jaxmnist.models import num_parameters
+from jaxmnist.train_state import TrainState, create_train_state, split_seed
 from jaxmnist.workdir import Workdir, write_json
-
-
-class TrainState(train_state.TrainState):
-    """Flax's state (step, params, optimizer) with what the paper's step needs besides.
-
-    Attributes:
-      dropout_key: the masks of step s are drawn from fold_in(dropout_key, s).
-      schedule: the learning rate by step, for the metrics.
-    """
-
-    dropout_key: Key[Array, ""]
-    schedule: optax.Schedule = struct.field(pytree_node=False)
-
-
-def create_train_state(
-    config: ConfigDict, num_classes: int = 10, image_shape: tuple[int, ...] = (28, 28, 1)
-) -> TrainState:
-    """The state before the first step: a function of the config alone."""
-    model = CNN(dropout_rate=config.dropout_rate, num_classes=num_classes)
-    schedule = optimizers.create_schedule(config)
-    tx = optimizers.create_optimizer(config.optimizer, schedule)
-    keys = _keys(config.seed)
-
-    @jax.jit
-    def init() -> TrainState:
-        params = model.init(keys["init"], jnp.zeros((1, *image_shape)))["params"]
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            apply_fn=model.apply,
-            params=params,
-            tx=tx,
-            opt_state=tx.init(params),
-            dropout_key=keys["dropout"],
-            schedule=schedule,
-        )
-
-    return init()
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metrics]:
@@ -204,7 +166,7 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         _check_start(start, config.num_steps, workdir)
 
         with _timed(seconds, "compile"):
-            batches = ShuffledBatches(train, _keys(config.seed)["data"], config.batch_size)
+            batches = ShuffledBatches(train, split_seed(config.seed)["data"], config.batch_size)
             batch = next(ordered_batches(test, config.eval_batch_size))
             step_fn = jit_train_step().lower(state, batches(start)).compile()
             eval_fn = jit_eval_step().lower(state, batch).compile()
@@ -267,13 +229,6 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     }
     write_json(workdir.results, results)
     return results
-
-
-def _keys(seed: int) -> dict[str, Key[Array, ""]]:
-    """Independent keys, one a purpose."""
-    root = jax.random.key(seed)
-    purposes = ("init", "data", "dropout")
-    return {purpose: jax.random.fold_in(root, i) for i, purpose in enumerate(purposes)}
 
 
 def _load(config: ConfigDict, splits: list[str]) -> datasets.Dataset:

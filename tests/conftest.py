@@ -1,0 +1,104 @@
+"""What tests share: the bundled sample, small configs, and the commands as real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmnist import builders, datasets
+from jaxmnist.config import get_config
+from jaxmnist.input_pipeline import put_on_device, to_float
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A short run on the sample, with small batches."""
+    config = get_config()
+    config.dataset = "mnist_sample"
+    config.data_dir = str(tmp_path / "data")
+    config.train_split = "train[:400]"
+    config.eval_split = "test[:200]"
+    config.batch_size = 20
+    config.num_steps = 6
+    config.log_every = 2
+    config.eval_every = 4
+    config.checkpoint_every = 2
+    return config
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """The sample's train and test splits on the device."""
+    splits = datasets.load("mnist_sample", ["train", "test"]).splits
+    return [put_on_device(split.images, split.labels) for split in splits]
+
+
+@pytest.fixture
+def batch(sample):
+    """A batch of 20 with all ten digits."""
+    train = sample[0]
+    take = np.arange(0, 4000, 200)
+    return {"image": to_float(train.images[take]), "label": train.labels[take]}
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(7)
+
+
+@pytest.fixture(scope="session")
+def source_dir():
+    """The folder with the original archives."""
+    folder = os.environ.get("JAXMNIST_SOURCE_DIR")
+    if not folder:
+        pytest.skip("needs the MNIST archives: set JAXMNIST_SOURCE_DIR to their folder")
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def prepared_mnist(source_dir, tmp_path_factory):
+    """A data_dir in which the whole of MNIST is prepared."""
+    data_dir = tmp_path_factory.mktemp("tfds")
+    builders.prepare(builders.create("mnist", str(data_dir)), source_dir)
+    return data_dir
+
+
+class Command:
+    """A `python -m jaxmnist...` process; its output is in `out` and `err` once it has ended."""
+
+    def __init__(self, module, *args, **kwargs):
+        flags = [f"--{name}={value}" for name, value in kwargs.items()]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", f"jaxmnist.{module}", *flags, *args],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait(self, timeout=120):
+        self.out, self.err = self.process.communicate(timeout=timeout)
+        assert "Traceback" not in self.err, self.err
+        return self.process.returncode
+
+    def kill(self, signum=signal.SIGKILL):
+        self.process.send_signal(signum)
+
+
+@pytest.fixture
+def command():
+    """Starts a Command; whatever still runs at the end of the test is killed."""
+    started = []
+
+    def start(*args, **kwargs):
+        started.append(Command(*args, **kwargs))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.communicate()
