@@ -20,6 +20,7 @@ import filelock
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
+from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import mnist as catalogue
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -30,7 +31,7 @@ SPLITS = ("train", "test")
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
-class _WithoutTensorFlow(catalogue.MNIST, skip_registration=True):
+class Builder(catalogue.MNIST, skip_registration=True):
     """Mixed into a builder of tfds's; `arrays` are taken instead of a download if there."""
 
     arrays: Arrays | None = None
@@ -63,14 +64,16 @@ class _WithoutTensorFlow(catalogue.MNIST, skip_registration=True):
 
     def _check_sum(self, path: Path) -> None:
         """tfds registers the sums of the gzipped archives; a file of another name has none."""
-        for url, info in (self.url_infos or {}).items():
-            if url.endswith("/" + path.name):
-                found = hashlib.sha256(path.read_bytes()).hexdigest()
-                if found != info.checksum:
-                    raise UserError(
-                        f"{path}: SHA-256 {found} is not the registered {info.checksum}: "
-                        f"get it again from {url}."
-                    )
+        for url in self.urls():
+            if not url.endswith("/" + path.name):
+                continue
+            wanted = checksums.get_all_url_infos()[url].checksum
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            if found != wanted:
+                raise UserError(
+                    f"{path}: SHA-256 {found} is not the registered {wanted}: "
+                    f"get it again from {url}."
+                )
 
     def _parse(self, files: dict[tuple[str, str], Path]) -> Arrays:
         arrays = {}
@@ -101,19 +104,19 @@ class _WithoutTensorFlow(catalogue.MNIST, skip_registration=True):
         return self._parse(dict(zip(keys, map(Path, paths), strict=True)))
 
 
-class MNIST(_WithoutTensorFlow, skip_registration=True):
+class MNIST(Builder, skip_registration=True):
     name = "mnist"
 
 
-class FashionMNIST(_WithoutTensorFlow, catalogue.FashionMNIST, skip_registration=True):
+class FashionMNIST(Builder, catalogue.FashionMNIST, skip_registration=True):
     name = "fashion_mnist"
 
 
-class KMNIST(_WithoutTensorFlow, catalogue.KMNIST, skip_registration=True):
+class KMNIST(Builder, catalogue.KMNIST, skip_registration=True):
     name = "kmnist"
 
 
-class EMNIST(_WithoutTensorFlow, catalogue.EMNIST, skip_registration=True):
+class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
     name = "emnist"
 
     def __init__(self, **kwargs):
@@ -148,13 +151,13 @@ def names() -> list[str]:
     return plain + [f"emnist/{c.name}" for c in EMNIST.BUILDER_CONFIGS]
 
 
-def create(name: str, data_dir: str | None) -> _WithoutTensorFlow:
+def create(name: str, data_dir: str | None) -> Builder:
     """The builder of a dataset in `names()`; `data_dir` None is tfds's default folder."""
     name, _, config = name.partition("/")
     return _CLASSES[name](data_dir=data_dir, **({"config": config} if config else {}))
 
 
-def prepare(builder: _WithoutTensorFlow, source_dir: Path | None = None) -> None:
+def prepare(builder: Builder, source_dir: Path | None = None) -> None:
     """Writes the dataset as array_record, from `source_dir`'s archives or from its URLs.
 
     Does nothing if it is there already. One process at a time: a second waits for the first.
@@ -177,7 +180,7 @@ def prepare(builder: _WithoutTensorFlow, source_dir: Path | None = None) -> None
 
 
 def read(
-    builder: _WithoutTensorFlow, split: str
+    builder: Builder, split: str
 ) -> tuple[UInt8[np.ndarray, "n 28 28 1"], Int64[np.ndarray, " n"]]:
     """A whole prepared split, in tfds's order.
 
@@ -200,7 +203,7 @@ def read(
     return images, labels
 
 
-def _check_format(builder: _WithoutTensorFlow) -> None:
+def _check_format(builder: Builder) -> None:
     if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
         raise UserError(
             f"{builder.data_dir} holds {builder.info.file_format.value} files, which only "

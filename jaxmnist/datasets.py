@@ -63,7 +63,7 @@ def load(
         return _load_sample(splits)
     slices = [slice_of(name, split) for split in splits]
     builder = builders.create(name, data_dir)
-    if not builder.is_prepared():
+    if not (builder.data_path.exists() and builder.is_prepared()):
         try:
             _download(name, builder)
         except UserError as e:
@@ -119,7 +119,7 @@ def _cut(whole: builders.Arrays, slices: list[list[tuple[str, int, int]]]) -> li
     return cut
 
 
-def _download(name: str, builder: builders.MNIST) -> None:
+def _download(name: str, builder: builders.Builder) -> None:
     folder = builder.data_dir_root
     get_it = (
         "To get it without a network, put its archives into a folder SOURCE and run\n  python -m "

@@ -52,8 +52,6 @@ def _read(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
             raise UserError(f"{path}: damaged gzip file ({e}): get it again.") from None
     again = "get it again."
     header = 4 + 4 * ndim
-    if len(data) < 4:
-        raise UserError(f"{path}: {len(data)} bytes are too few for an IDX archive: {again}")
     if data[:4] != bytes([0, 0, 8, ndim]):
         if data[:3] == bytes([0, 0, 8]) and data[3] in _KINDS:
             held = _KINDS[data[3]]
@@ -62,9 +60,11 @@ def _read(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
             f"{path}: magic number 0x{data[:4].hex()} is not that of IDX {_KINDS[ndim]} "
             f"(0x000008{ndim:02x}): {again}"
         )
+    if len(data) < header:
+        raise UserError(f"{path}: {len(data)} bytes are too few for an IDX archive: {again}")
     shape = tuple(int(n) for n in np.frombuffer(data[4:header], ">u4"))
     expected = header + int(np.prod(shape, dtype=object))
-    if len(shape) < ndim or len(data) != expected:
+    if len(data) != expected:
         raise UserError(
             f"{path}: {len(data)} bytes where its header says {expected}: truncated or damaged, "
             + again

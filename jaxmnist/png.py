@@ -59,7 +59,7 @@ def _pixels(file: bytes) -> bytes:
     return data
 
 
-def _unfilter(rows: UInt8[np.ndarray, "n h w+1"]) -> UInt8[np.ndarray, "n h w"]:
+def _unfilter(rows: UInt8[np.ndarray, "n h stride"]) -> UInt8[np.ndarray, "n h stride-1"]:
     """Undoes the filter that each row's first byte names (ISO/IEC 15948, section 9)."""
     kinds, pixels = rows[:, :, 0], rows[:, :, 1:]
     if kinds.max(initial=0) == 0:

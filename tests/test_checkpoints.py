@@ -1,0 +1,129 @@
+"""Checkpoints: exact, kept three at a time, and not trusted when damaged."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxmnist.checkpoints import Checkpoints, fingerprint
+from jaxmnist.errors import UserError
+from jaxmnist.train import jit_train_step
+from jaxmnist.train_state import create_train_state
+
+
+@pytest.fixture
+def state(config):
+    return create_train_state(config)
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    opened = Checkpoints(tmp_path / "checkpoints")
+    yield opened
+    opened.close()
+
+
+def at(state, step):
+    """`state` at another step, with parameters that tell."""
+    params = jax.tree.map(lambda p: p + step, state.params)
+    return state.replace(step=state.step + step, params=params)
+
+
+def files(folder):
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def save(checkpoints, state, steps):
+    for step in steps:
+        checkpoints.save(step, at(state, step))
+    checkpoints.wait()
+
+
+def test_nothing_to_restore(checkpoints, state):
+    assert checkpoints.restore(state) is None
+
+
+def test_a_restored_state_steps_on_bit_for_bit(checkpoints, config, state, batch):
+    step_fn = jit_train_step()
+    state, _ = step_fn(state, batch)
+    checkpoints.save(1, state)
+    # The loop goes on at once, in the memory of the state that is being written.
+    state, metrics = step_fn(state, batch)
+    checkpoints.wait()
+    restored = checkpoints.restore(create_train_state(config))
+    assert int(restored.step) == 1
+    restored, again = step_fn(restored, batch)
+    assert fingerprint(restored.params) == fingerprint(state.params)
+    assert fingerprint(restored.opt_state) == fingerprint(state.opt_state)
+    assert again == metrics
+
+
+def test_the_newest_three_are_kept(checkpoints, state, tmp_path):
+    save(checkpoints, state, [1, 2, 3, 4, 5])
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4", "5"]
+    assert int(checkpoints.restore(state).step) == 5
+
+
+def delete_largest(folder):
+    max(files(folder / "state"), key=lambda p: p.stat().st_size).unlink()
+
+
+def truncate_all(folder):
+    for path in files(folder):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_byte_of_the_data(folder):
+    path = max(files(folder / "state"), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def empty(folder):
+    for path in files(folder):
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [delete_largest, truncate_all, flip_a_byte_of_the_data, empty],
+    ids=lambda f: f.__name__,
+)
+def test_a_damaged_checkpoint_is_skipped_and_its_step_written_again(
+    checkpoints, state, tmp_path, capsys, damage
+):
+    folder = tmp_path / "checkpoints"
+    save(checkpoints, state, [10, 20])
+    damage(folder / "20")
+
+    reading = Checkpoints(folder, read_only=True)
+    assert int(reading.restore(state).step) == 10
+    reading.close()
+    assert (folder / "20").is_dir()
+
+    resumed = Checkpoints(folder)
+    restored = resumed.restore(state)
+    assert int(restored.step) == 10
+    assert fingerprint(restored.params) == fingerprint(at(state, 10).params)
+    assert "WARNING: the checkpoint of step 20" in capsys.readouterr().err
+    save(resumed, state, [20])
+    assert int(resumed.restore(state).step) == 20
+    resumed.close()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot open checkpoints in"):
+        Checkpoints(tmp_path / "file/checkpoints")
+
+
+def test_fingerprint_tells_values_names_and_types_apart():
+    tree = {"a": np.arange(4, dtype=np.float32)}
+    others = [
+        {"b": np.arange(4, dtype=np.float32)},
+        {"a": np.arange(4, dtype=np.int32)},
+        {"a": np.arange(4, dtype=np.float32).reshape(2, 2)},
+        {"a": np.array([0, 1, 2, np.nextafter(3, 4, dtype=np.float32)], np.float32)},
+    ]
+    assert len({fingerprint(t) for t in (tree, *others)}) == 5
+    assert fingerprint(tree) == fingerprint(jax.device_put(tree))
