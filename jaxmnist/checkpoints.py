@@ -67,10 +67,9 @@ class Checkpoints:
             try:
                 tree = self._read(step, target)
             except Exception as e:
-                reason = (str(e).splitlines() or [type(e).__name__])[0]
                 print(
                     f"WARNING: the checkpoint of step {step} in {self._folder} is damaged "
-                    f"({reason[:200]}); trying the one before it.",
+                    f"({_reason(e)}); trying the one before it.",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -105,11 +104,16 @@ class Checkpoints:
         try:
             yield
         except Exception as e:
-            reason = (str(e).splitlines() or [type(e).__name__])[0]
             raise UserError(
-                f"cannot {verb} checkpoints in {self._folder} ({reason[:300]}): make room or "
-                "choose another workdir; what was there before is whole."
+                f"cannot {verb} checkpoints in {self._folder} ({_reason(e)}): make room or choose "
+                "another workdir; what was there before is whole."
             ) from e
+
+
+def _reason(e: Exception) -> str:
+    """The last part of an error's first line: tensorstore puts what the system said there."""
+    first_line = (str(e).splitlines() or [type(e).__name__])[0]
+    return first_line.rsplit(": ", 1)[-1][:200]
 
 
 def _saved_part(state: TrainState) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command line: flags in, train_and_evaluate or an evaluation out."""
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ def run(command: Callable[[], None]) -> int:
     Returns the exit status: 0; 1 for an error; 128 and the signal's number for a signal.
     """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    _silence_libraries()
     try:
         command()
     except UserError as e:
@@ -34,6 +36,19 @@ def run(command: Callable[[], None]) -> int:
         print("stopped.", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
+
+
+def _silence_libraries() -> None:
+    """Keeps the stack traces that libraries print of errors that we tell of in a sentence."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    default = sys.unraisablehook
+
+    def hook(unraisable):
+        # Where one of tensorstore's reads or writes fails, the others find its loop closed.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            default(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
@@ -67,13 +82,10 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     # Imported here, so that a mistyped flag is told of at once.
-    import logging
-
     from jaxmnist import config as config_lib
     from jaxmnist import hooks, train
     from jaxmnist.workdir import Workdir
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
     if args.mode == "eval":
         config = Workdir(Path(args.workdir)).load_config()
         if config is None:

@@ -84,6 +84,7 @@ def empty(folder):
         path.unlink()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # tensorstore's.
 @pytest.mark.parametrize(
     "damage",
     [delete_largest, truncate_all, flip_a_byte_of_the_data, empty],

@@ -1,0 +1,45 @@
+"""What is recorded of the device, and that the compile option is one that it knows."""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxmnist import device
+
+
+def test_description():
+    found = device.describe()
+    assert found["platform"] == jax.default_backend()
+    assert found["count"] == jax.device_count()
+    assert found["processor"]
+    assert 1 <= found["threads"] <= (os.cpu_count() or 1)
+
+
+def test_versions_are_those_that_run():
+    found = device.versions()
+    assert found["jax"] == jax.__version__
+    assert "tensorflow" not in found
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="a CPU's option")
+def test_convolutions_leave_ynnpack_on_a_cpu():
+    """One core would compute them; a JAX that lacks the option gets none."""
+    options = device.compiler_options()
+    if not options:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
+            jax.jit(lambda: 0, compiler_options=device._CPU_OPTIONS).lower().compile()
+        return
+
+    def convolve(x, kernel):
+        return jax.lax.conv(x, kernel, (1, 1), "SAME")
+
+    args = jnp.ones((8, 32, 14, 14)), jnp.ones((64, 32, 5, 5))
+    compiled = jax.jit(convolve, compiler_options=options).lower(*args).compile()
+    assert "__ynn_fusion" not in compiled.as_text()
+
+
+def test_process_figures():
+    assert 0 < device.process_seconds() < 86_400
+    assert device.peak_memory_bytes() > 50 * 2**20

@@ -1,0 +1,112 @@
+"""What happens every so many steps, when it is due and when a loss is not finite."""
+
+import os
+import signal
+
+import jax.numpy as jnp
+import pytest
+
+from jaxmnist import hooks
+from jaxmnist.checkpoints import Checkpoints
+from jaxmnist.errors import UserError
+from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+from jaxmnist.train_state import create_train_state
+from jaxmnist.workdir import Workdir
+
+
+class FakeCheckpoints(Checkpoints):
+    def __init__(self):
+        self.saved, self.waited = [], 0
+
+    def save(self, step, state):
+        self.saved.append(step)
+
+    def wait(self):
+        self.waited += 1
+
+
+@pytest.fixture
+def state(config):
+    return create_train_state(config)
+
+
+@pytest.fixture
+def writer(tmp_path):
+    opened = MetricWriter(Workdir(tmp_path), 0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def log(writer):
+    return hooks.Log(3, 10, 0, writer, Screen(10, 0), Stopwatch())
+
+
+def metrics(loss):
+    values = {"loss": loss, "accuracy": 0.5, "learning_rate": 1.0}
+    return {name: jnp.float32(value) for name, value in values.items()}
+
+
+def test_log_is_due_every_few_steps_and_after_the_last(log, state, writer, tmp_path):
+    for step in range(1, 11):
+        log(step, state, metrics(step))
+    steps = [line.split(",")[0] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [f'{{"step": {step}' for step in (3, 6, 9, 10)]
+    assert writer.latest["train"] == {"loss": 10.0, "accuracy": 0.5}
+
+
+def test_a_bad_loss_between_two_logs_is_named_with_its_step(log, state):
+    log(1, state, metrics(1))
+    log(2, state, metrics(float("nan")))
+    with pytest.raises(UserError, match="the loss is nan at step 2: lower the learning rate"):
+        log(3, state, metrics(1))
+
+
+def test_no_checkpoint_after_a_bad_loss(log, state):
+    checkpoints = FakeCheckpoints()
+    checkpoint = hooks.Checkpoint(2, 10, checkpoints, log)
+    log(1, state, metrics(1))
+    log(2, state, metrics(float("inf")))
+    with pytest.raises(UserError, match="the loss is inf at step 2"):
+        checkpoint(2, state, metrics(1))
+    assert checkpoints.saved == []
+
+
+def test_checkpoints_are_due_every_few_steps_and_after_the_last(log, state):
+    checkpoints = FakeCheckpoints()
+    checkpoint = hooks.Checkpoint(4, 10, checkpoints, log)
+    for step in range(1, 11):
+        checkpoint(step, state, metrics(1))
+    assert checkpoints.saved == [4, 8, 10]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_makes_a_checkpoint_and_then_interrupts(log, state, signum, capsys):
+    checkpoints = FakeCheckpoints()
+    checkpoint = hooks.Checkpoint(100, 100, checkpoints, log)
+    before = signal.getsignal(signum)
+    with checkpoint.on_signals():
+        checkpoint(1, state, metrics(1))
+        os.kill(os.getpid(), signum)
+        with pytest.raises(hooks.Interrupted) as caught:
+            checkpoint(2, state, metrics(1))
+    assert (caught.value.signum, checkpoints.saved, checkpoints.waited) == (signum, [2], 1)
+    assert signal.getsignal(signum) == before
+    assert "writing a checkpoint" in capsys.readouterr().err
+
+
+def test_evaluation_pauses_the_stopwatch(log, state, writer):
+    watch = Stopwatch()
+    evaluated = []
+
+    def evaluate(state):
+        evaluated.append(state)
+        return {"loss": 0.5, "accuracy": 0.75}
+
+    evaluation = hooks.Evaluate(4, 10, "test", evaluate, log, writer, Screen(10, 0), watch)
+    for step in range(1, 11):
+        evaluation(step, state, metrics(1))
+    assert len(evaluated) == 3
+    assert evaluation.latest == {"loss": 0.5, "accuracy": 0.75}
+    assert writer.latest["test"] == evaluation.latest
+    assert watch.paused > 0
