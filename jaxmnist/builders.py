@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 import numpy as np
+import requests
 import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
 from tensorflow_datasets.core.download import checksums
@@ -175,6 +176,8 @@ def prepare(builder: Builder, source_dir: Path | None = None) -> None:
             fresh.arrays = arrays
             fresh.download_and_prepare(file_format="array_record")
             _check_format(fresh)
+    except requests.RequestException:  # An OSError too, but no fault of the folder's.
+        raise
     except OSError as e:
         raise UserError(f"cannot write {root} ({e.strerror or e}): choose another data_dir.") from e
 

@@ -43,12 +43,18 @@ class Checkpoints:
         """Starts to write `state`; returns once it is copied.
 
         Raises:
-          UserError: this one, or the one before, cannot be written. Older ones are whole.
+          UserError: this one, or the one before, cannot be written, or a value in it is not
+            finite. Older ones are whole.
         """
         if step in self._manager.all_steps():
             return
         # A copy of our own: the loop gives the state's memory to the next step.
         tree = jax.tree.map(np.array, jax.device_get(_saved_part(state)))
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+            raise UserError(
+                f"the parameters are not finite after step {step}: lower the learning rate; the "
+                "last checkpoint is from before."
+            )
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({"sha256": fingerprint(tree)})
         )

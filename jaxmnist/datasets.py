@@ -71,6 +71,7 @@ def load(
                 raise
             _warn(f"{e}\nThis run uses {SAMPLE}, 5,000 digits, INSTEAD of MNIST.")
             return _load_sample(splits)
+        builder = builders.create(name, data_dir)  # Again: it reads on creation what is there.
     bases = {base for parts in slices for base, _, _ in parts}
     whole = {base: builders.read(builder, base) for base in bases}
     return Dataset(name, builder.info.features["label"].num_classes, _cut(whole, slices))

@@ -100,7 +100,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None
     except hooks.Interrupted as e:
         print(f"{e}; the same command resumes it.", file=sys.stderr)
         sys.exit(128 + e.signum)
-    print(train.summary(results, args.workdir))
+    print(train.summary(results, config_lib.eval_name(config), args.workdir))
 
 
 if __name__ == "__main__":

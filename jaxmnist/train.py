@@ -111,7 +111,8 @@ def evaluate(
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
     """Trains in `workdir` from where it stands, and evaluates.
 
-    Returns what it writes to results.json.
+    Returns what it writes to results.json. Its seconds are this process's, but "train" counts
+    those before a restart too; its "train" metrics are those of the last step's batch.
 
     Raises:
       UserError: what a user can mend.
@@ -137,9 +138,8 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[int, d
     return int(state.step), evaluate(jit_eval_step(), state, examples, config.eval_batch_size)
 
 
-def summary(results: dict[str, Any], workdir: str | Path) -> str:
-    """The line that a run ends with."""
-    name = "test" if "test" in results else "validation"
+def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
+    """The line that a run ends with; `name` is the evaluation's, such as "test"."""
     metrics, seconds = results[name], round(results["seconds"]["total"])
     return (
         f"done: {results['dataset']['name']} {name} accuracy {metrics['accuracy']:.4f}, "

@@ -59,8 +59,8 @@ class Workdir:
         return config
 
     def save_config(self, config: ConfigDict) -> None:
-        """Records the config; raises UserError if the folder records another training."""
-        saved = self.load_config()
+        """Records the config; raises UserError if there are checkpoints of another training."""
+        saved = self.load_config() if any(self.checkpoints.glob("[0-9]*")) else None
         if saved and (changed := changed_training(saved, config)):
             raise UserError(
                 f"{self.path} holds a run that was trained differently: {'; '.join(changed)}. "

@@ -112,6 +112,14 @@ def test_a_damaged_checkpoint_is_skipped_and_its_step_written_again(
     resumed.close()
 
 
+def test_what_is_not_finite_is_not_saved(checkpoints, state, tmp_path):
+    save(checkpoints, state, [1])
+    params = jax.tree.map(lambda p: p.at[0].set(np.inf), state.params)
+    with pytest.raises(UserError, match="the parameters are not finite after step 2"):
+        checkpoints.save(2, state.replace(params=params))
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot open checkpoints in"):

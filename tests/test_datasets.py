@@ -1,13 +1,16 @@
 """Names to arrays: slices, the sample, and what happens without a network."""
 
+import http.server
+import shutil
 import threading
 import time
+import zipfile
 
 import numpy as np
 import pytest
 import requests
 
-from jaxmnist import datasets
+from jaxmnist import builders, datasets
 from jaxmnist.errors import UserError
 
 
@@ -17,6 +20,37 @@ def no_network(monkeypatch):
         raise requests.ConnectionError
 
     monkeypatch.setattr(requests, "head", refuse)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine: its address, and the folder that it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/", folder
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def small_counts(monkeypatch):
+    """MNIST and EMNIST with as many examples as the sample."""
+    counts = {"train": 4000, "test": 1000}
+    monkeypatch.setattr(builders.MNIST, "num_examples", counts)
+    config = next(c for c in builders.EMNIST.BUILDER_CONFIGS if c.name == "digits")
+    monkeypatch.setattr(config, "train_examples", 4000)
+    monkeypatch.setattr(config, "test_examples", 1000)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +107,41 @@ def test_a_network_that_never_answers_is_given_up_in_time(monkeypatch, tmp_path)
         datasets.load("fashion_mnist", ["train"], str(tmp_path))
     assert 5 < time.monotonic() - start < 10
     never.set()
+
+
+def test_what_can_be_reached_is_downloaded_and_prepared(
+    monkeypatch, server, small_counts, tmp_path, capsys
+):
+    url, folder = server
+    for path in datasets._SAMPLE_DIR.glob("*.gz"):
+        shutil.copy(path, folder)
+    monkeypatch.setattr(builders.MNIST, "URL", url)
+    for _ in range(2):  # The second time it is there.
+        dataset = datasets.load("mnist", ["train", "test"], str(tmp_path / "data"))
+        assert dataset.name == "mnist"
+        assert [len(split) for split in dataset.splits] == [4000, 1000]
+        shutil.rmtree(folder, ignore_errors=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_emnist_comes_out_of_its_zip_file(monkeypatch, server, small_counts, tmp_path):
+    url, folder = server
+    with zipfile.ZipFile(folder / "gzip.zip", "w") as z:
+        for path in datasets._SAMPLE_DIR.glob("*.gz"):
+            prefix, kind = path.name.split("-", 1)
+            z.write(path, f"gzip/emnist-digits-{prefix.replace('t10k', 'test')}-{kind}")
+    monkeypatch.setattr(builders.EMNIST, "URL", f"{url}gzip.zip")
+    dataset = datasets.load("emnist/digits", ["train", "test"], str(tmp_path / "data"))
+    assert [len(split) for split in dataset.splits] == [4000, 1000]
+    assert not list((tmp_path / "data").rglob("emnist-digits-*.gz"))
+
+
+def test_a_download_that_fails_is_one_sentence(monkeypatch, server, tmp_path):
+    monkeypatch.setattr(builders.FashionMNIST, "URL", server[0])
+    with pytest.raises(
+        UserError, match=r"(?s)fashion_mnist could not be downloaded \(.*prepare_data"
+    ):
+        datasets.load("fashion_mnist", ["train"], str(tmp_path / "data"))
 
 
 def test_the_whole_of_mnist(prepared_mnist):

@@ -216,4 +216,4 @@ def test_validation_is_not_called_test(config, tmp_path):
     results = train.train_and_evaluate(config, tmp_path)
     assert "test" not in results
     assert results["dataset"]["num_examples"] == {"train": 400, "validation": 50}
-    assert "validation accuracy" in train.summary(results, tmp_path)
+    assert "validation accuracy" in train.summary(results, "validation", tmp_path)

@@ -42,7 +42,11 @@ def test_the_config_comes_back(workdir, config):
 
 
 def test_another_training_is_refused_by_its_fields(workdir, config):
+    config.seed = 5
     workdir.save_config(config)
+    config.seed = 0
+    workdir.save_config(config)  # There is no checkpoint yet.
+    (workdir.checkpoints / "2").mkdir(parents=True)
     config.num_steps = 9
     config.eval_every = 1
     workdir.save_config(config)
