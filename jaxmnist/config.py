@@ -87,7 +87,7 @@ def load(path: str | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
 def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
     """Sets fields from texts; raises UserError as `load` does."""
     for field, text in overrides:
-        _check_field(field)
+        _check_field(field, text)
         config[field] = _parse(field, text)
 
 
@@ -95,7 +95,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError, naming field, value and what is allowed, if a run cannot use it."""
     default = get_config()
     for field in config:
-        _check_field(field)
+        _check_field(field, config[field])
     for field in default:
         if field not in config:
             raise UserError(f"the config lacks the field {field}: start from get_config().")
@@ -151,12 +151,12 @@ def _run_file(path: str) -> ConfigDict:
     return config
 
 
-def _check_field(field: str) -> None:
+def _check_field(field: str, value: Any) -> None:
     known = list(get_config())
     if field not in known:
         near = difflib.get_close_matches(field, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(known)}."
-        raise UserError(f"the config has no field {field!r}: {hint}")
+        raise UserError(f"{field}={value} is not allowed: the config has no such field; {hint}")
 
 
 def _parse(field: str, text: str) -> Any:

@@ -34,8 +34,8 @@ def test_overrides_take_the_type_of_their_field():
 @pytest.mark.parametrize(
     ("field", "text", "sentence"),
     [
-        ("batch_sise", "5", "no field 'batch_sise': did you mean batch_size"),
-        ("zzz", "5", "no field 'zzz': the fields are allow_sample, "),
+        ("batch_sise", "5", "batch_sise=5 is not allowed: .*; did you mean batch_size"),
+        ("zzz", "5", "zzz=5 is not allowed: .* no such field; the fields are allow_sample, "),
         ("batch_size", "x", "batch_size=x is not allowed: it must be a whole number"),
         ("batch_size", "1.5", "batch_size=1.5 is not allowed: it must be a whole number"),
         ("batch_size", "0", "batch_size=0 is not allowed: it must be a whole number of at least 1"),
@@ -84,7 +84,7 @@ def test_a_file_that_is_no_config(tmp_path, body, sentence):
 def test_a_field_that_an_experiment_file_adds_or_mistypes():
     config = config_lib.get_config()
     config.momentum = 0.9
-    with pytest.raises(UserError, match="no field 'momentum'"):
+    with pytest.raises(UserError, match=r"momentum=0.9 is not allowed: .* no such field"):
         config_lib.check(config)
     config = config_lib.get_config()
     with config.ignore_type():
