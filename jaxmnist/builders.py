@@ -29,6 +29,7 @@ from jaxmnist import idx, png
 from jaxmnist.errors import UserError
 
 SPLITS = ("train", "test")
+KINDS = ("images-idx3", "labels-idx1")
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -49,15 +50,12 @@ class Builder(catalogue.MNIST, skip_registration=True):
             yield i, {"image": io.BytesIO(png.encode(image)), "label": int(label)}
 
     def stem(self, split: str, kind: str) -> str:
-        """An archive's name; `kind` is "images-idx3" or "labels-idx1"."""
+        """An archive's name; `kind` is one of KINDS."""
         return f"{self.prefix[split]}-{kind}-ubyte"
 
     def read_archives(self, source_dir: Path) -> Arrays:
         """The splits' images and labels, checked; raises UserError naming what is wrong."""
-        files = {}
-        for split in SPLITS:
-            for kind in ("images-idx3", "labels-idx1"):
-                files[split, kind] = idx.find(source_dir, self.stem(split, kind))
+        files = {(s, k): idx.find(source_dir, self.stem(s, k)) for s in SPLITS for k in KINDS}
         arrays = self._parse(files)
         for path in files.values():
             self._check_sum(path)
@@ -80,7 +78,7 @@ class Builder(catalogue.MNIST, skip_registration=True):
         arrays = {}
         num_classes = self.info.features["label"].num_classes
         for split in SPLITS:
-            images_path, labels_path = files[split, "images-idx3"], files[split, "labels-idx1"]
+            images_path, labels_path = (files[split, kind] for kind in KINDS)
             images = idx.read_images(images_path)
             labels = idx.read_labels(labels_path, num_classes)
             for path, array in ((images_path, images), (labels_path, labels)):
@@ -96,12 +94,11 @@ class Builder(catalogue.MNIST, skip_registration=True):
 
     def urls(self) -> list[str]:
         """What a download fetches."""
-        kinds = ("images-idx3", "labels-idx1")
-        return [f"{self.URL}{self.stem(s, k)}.gz" for s in SPLITS for k in kinds]
+        return [f"{self.URL}{self.stem(s, k)}.gz" for s in SPLITS for k in KINDS]
 
     def _fetch(self, dl_manager) -> Arrays:
         paths = dl_manager.download(self.urls())
-        keys = [(split, kind) for split in SPLITS for kind in ("images-idx3", "labels-idx1")]
+        keys = [(split, kind) for split in SPLITS for kind in KINDS]
         return self._parse(dict(zip(keys, map(Path, paths), strict=True)))
 
 
@@ -136,7 +133,7 @@ class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
         try:
             with zipfile.ZipFile(archive) as z:
                 for split in SPLITS:
-                    for kind in ("images-idx3", "labels-idx1"):
+                    for kind in KINDS:
                         z.extract(f"gzip/{self.stem(split, kind)}.gz", unpacked)
             return self.read_archives(unpacked / "gzip")
         finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,14 +44,14 @@ class Checkpoints:
         """Starts to write `state`; returns once it is copied.
 
         Raises:
-          UserError: this one, or the one before, cannot be written, or a value in it is not
+          UserError: this one, or the one before, cannot be written, or a parameter is not
             finite. Older ones are whole.
         """
         if step in self._manager.all_steps():
             return
         # A copy of our own: the loop gives the state's memory to the next step.
         tree = jax.tree.map(np.array, jax.device_get(_saved_part(state)))
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)):
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree["params"])):
             raise UserError(
                 f"the parameters are not finite after step {step}: lower the learning rate; the "
                 "last checkpoint is from before."
@@ -65,7 +66,7 @@ class Checkpoints:
     def restore(self, state: TrainState) -> TrainState | None:
         """The newest whole checkpoint, in the shape of `state`; None if there is none.
 
-        Damaged ones are told of and, unless read-only, deleted, so that their steps can be
+        Damaged ones are told of and, unless read-only, renamed, so that their steps can be
         written again.
         """
         target = jax.tree.map(np.asarray, jax.device_get(_saved_part(state)))
@@ -80,7 +81,7 @@ class Checkpoints:
                     flush=True,
                 )
                 if not self._read_only:
-                    self._manager.delete(step)
+                    self._set_aside(step)
                 continue
             return state.replace(**jax.device_put(tree, may_alias=False))
         return None
@@ -95,6 +96,12 @@ class Checkpoints:
         """Releases the threads; a write that is under way is finished."""
         with contextlib.suppress(Exception):  # Told of by `wait`, or by what made us stop.
             self._manager.close()
+
+    def _set_aside(self, step: int) -> None:
+        aside = self._folder / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self._folder / str(step)).rename(aside)
+        self._manager.reload()
 
     def _read(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
         args = ocp.args.Composite(

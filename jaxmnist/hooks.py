@@ -22,8 +22,8 @@ Hook = Callable[[int, TrainState, Metrics], None]
 class Interrupted(Exception):
     """A signal stopped the run, after its checkpoint was written."""
 
-    def __init__(self, signum: int):
-        super().__init__(signal.Signals(signum).name)
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"{signal.Signals(signum).name}: stopped after step {step}")
         self.signum = signum
 
 
@@ -133,7 +133,7 @@ class Checkpoint:
         self._checkpoints.save(step, state)
         if self._signum is not None:
             self._checkpoints.wait()
-            raise Interrupted(self._signum)
+            raise Interrupted(self._signum, step)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

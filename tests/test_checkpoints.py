@@ -107,6 +107,7 @@ def test_a_damaged_checkpoint_is_skipped_and_its_step_written_again(
     assert int(restored.step) == 10
     assert fingerprint(restored.params) == fingerprint(at(state, 10).params)
     assert "WARNING: the checkpoint of step 20" in capsys.readouterr().err
+    assert (folder / "damaged-20").is_dir()
     save(resumed, state, [20])
     assert int(resumed.restore(state).step) == 20
     resumed.close()
