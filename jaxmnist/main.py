@@ -30,7 +30,7 @@ def run(command: Callable[[], None]) -> int:
         return 1
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""
-        print(f"error: {e.strerror or e}{where}: what was there before is whole.", file=sys.stderr)
+        print(f"error: {e.strerror or e}{where}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)

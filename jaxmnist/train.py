@@ -121,7 +121,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     config_lib.check(config)
     record = Workdir(Path(workdir))
     with record.locked():
-        return _run(config.copy_and_resolve_references(), record)
+        try:
+            return _run(config.copy_and_resolve_references(), record)
+        except OSError as e:
+            raise UserError(
+                f"cannot write in {workdir} ({e.strerror or e}): make room or choose another "
+                "workdir; what was there before is whole."
+            ) from e
 
 
 def evaluate_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[int, dict[str, float]]:

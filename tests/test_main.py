@@ -19,7 +19,7 @@ import pytest
 RUN = {
     "config.dataset": "mnist_sample",
     "config.eval_split": "test[:200]",
-    "config.batch_size": 32,
+    "config.batch_size": 20,
     "config.num_steps": 300,
     "config.log_every": 10,
     "config.eval_every": 150,
