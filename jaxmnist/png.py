@@ -1,7 +1,7 @@
-"""Many small grey PNG images <-> one array, 20 times faster than a decoder called on each.
+"""Many small grey PNG images <-> one array.
 
-tfds stores every MNIST image as a PNG of its own. Pillow spends some 50 us on each, nearly
-all of it overhead: 4 s for MNIST. Here the pixels of all images are unfiltered at once.
+tfds stores every MNIST image as a PNG of its own. Pillow spends some 40 us on each, nearly all
+of it overhead: 2.7 s for MNIST. Here the pixels of all images are unfiltered at once: 0.3 s.
 """
 
 import struct
