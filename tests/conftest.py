@@ -15,6 +15,13 @@ from jaxmnist.config import get_config
 from jaxmnist.input_pipeline import put_on_device, to_float
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """What one test has compiled the others load: half a minute less."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 @pytest.fixture
 def config(tmp_path):
     """A short run on the sample, with small batches."""
