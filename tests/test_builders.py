@@ -58,6 +58,7 @@ def test_what_is_prepared_is_what_the_archives_hold(small_mnist, archives, tmp_p
         assert rows(images, labels) == rows(wanted_images, wanted_labels)
     assert (tmp_path / "data/mnist/3.0.1/dataset_info.json").is_file()
     assert not [name for name in files(tmp_path / "data") if "incomplete" in name]
+    assert "tensorflow" not in sys.modules
 
 
 def test_tfds_itself_reads_it(small_mnist, archives, tmp_path):
