@@ -1,5 +1,7 @@
 """The paper's convolutional network, a Flax linen module."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,8 @@ class CNN(nn.Module):
       hidden: units of the dense layer.
       dropout_rate: fraction of the dense layer's units dropped in training.
       num_classes: number of logits.
+      conv_pool: what computes a convolution, its pooling and its ReLU from (x, kernel, bias)
+        in place of the layers written here, which are its reference.
     """
 
     features: tuple[int, ...] = (32, 64)
@@ -39,6 +43,7 @@ class CNN(nn.Module):
     hidden: int = 1024
     dropout_rate: float = 0.4
     num_classes: int = 10
+    conv_pool: Callable[[Array, Array, Array], Array] | None = None
 
     @nn.compact
     def __call__(
@@ -47,9 +52,13 @@ class CNN(nn.Module):
         """Returns the logits of images in [0, 1]; `train` needs a "dropout" rng."""
         init = nn.initializers.glorot_uniform()
         for features in self.features:
-            x = nn.Conv(features, (self.kernel_size, self.kernel_size), kernel_init=init)(x)
-            # relu(pool(x)) equals pool(relu(x)) and touches a quarter of the elements.
-            x = nn.relu(MaxPool()(x))
+            conv = nn.Conv(features, (self.kernel_size, self.kernel_size), kernel_init=init)
+            if self.conv_pool is None or self.is_initializing():
+                # relu(pool(x)) equals pool(relu(x)) and touches a quarter of the elements.
+                x = nn.relu(MaxPool()(conv(x)))
+            else:
+                params = conv.variables["params"]
+                x = self.conv_pool(x, params["kernel"], params["bias"])
         x = x.reshape(len(x), -1)
         x = nn.relu(nn.Dense(self.hidden, kernel_init=init)(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)

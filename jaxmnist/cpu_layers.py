@@ -1,0 +1,97 @@
+"""Convolution, pooling and ReLU as matrix products: the same function, faster on a CPU.
+
+Values and gradients are those of nn.Conv, MaxPool and nn.relu, to rounding. Inside, height and
+width come before batch and channels, so that every product is one of plain matrices.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def conv_pool(
+    x: Float[Array, "batch height width channels"],
+    kernel: Float[Array, "k k channels features"],
+    bias: Float[Array, " features"],
+) -> Float[Array, "batch height//2 width//2 features"]:
+    """relu(max_pool(conv(x) + bias)), with SAME padding and windows of 2x2."""
+    x = x.transpose(1, 2, 0, 3)
+    pooled = _patches_pool(x, kernel) if x.shape[3] < 8 else _fourier_pool(x, kernel)
+    return jax.nn.relu(pooled + bias).transpose(2, 0, 1, 3)
+
+
+def _patches_pool(
+    x: Float[Array, "height width batch channels"],
+    kernel: Float[Array, "k k channels features"],
+) -> Float[Array, "height//2 width//2 batch features"]:
+    """One product with patches of pixels, for inputs of few channels.
+
+    The four outputs of a pooling window see the same (k + 1)**2 pixels, so each of these is a
+    patch, and the kernel is laid into it at four places: more arithmetic than with k**2 pixels
+    for each output, but a quarter of the patches, and the maximum is over neighbours in memory.
+    """
+    height, width, batch, channels = x.shape
+    k, rows, columns = len(kernel), height // 2, width // 2
+    pad = ((k - 1) // 2, k // 2)
+    x = jnp.pad(x, (pad, pad, (0, 0), (0, 0))).transpose(3, 0, 1, 2)
+    places = [(i, j) for i in range(k + 1) for j in range(k + 1)]
+    patches = jnp.stack([x[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i, j in places])
+    outputs = [(i, j) for i in (0, 1) for j in (0, 1)]
+    placed = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in outputs]
+    kernels = jnp.stack(placed, axis=3).reshape(len(places) * channels, -1)
+    windows = patches.reshape(len(kernels), -1).T @ kernels
+    return windows.reshape(rows, columns, batch, 4, -1).max(3)
+
+
+def _fourier_pool(
+    x: Float[Array, "height width batch channels"],
+    kernel: Float[Array, "k k channels features"],
+) -> Float[Array, "height//2 width//2 batch features"]:
+    """A product for each frequency (the convolution theorem): a thirteenth of the arithmetic."""
+    height, width, batch, channels = x.shape
+    rows, columns = height // 2, width // 2
+    image_h, image_w, kernel_hw, back_w, back_h = (
+        jnp.asarray(matrix, x.dtype) for matrix in _fourier(height, width, len(kernel))
+    )
+    n = len(image_w)
+
+    x = (image_h @ x.reshape(height, -1)).reshape(n, 2 * width, -1)
+    x = (image_w @ x).reshape(-1, batch, channels)
+    kernel = (kernel_hw @ kernel.reshape(kernel_hw.shape[1], -1)).reshape(len(x), channels, -1)
+    y = (x @ kernel).reshape(n, back_w.shape[2], -1)
+    y = back_h @ (back_w @ y).reshape(2 * n, -1)
+
+    y = y.reshape(height, width, batch, -1)[: 2 * rows, : 2 * columns]
+    return y.reshape(rows, 2, columns, 2, batch, -1).max((1, 3))
+
+
+def _fourier(height: int, width: int, k: int) -> tuple[np.ndarray, ...]:
+    """The matrices of the discrete Fourier transforms, in real numbers.
+
+    A length of size + k // 2 keeps the two ends of an image apart where the transform wraps
+    around. The vertical frequencies are the odd multiples of half the lowest: then each is
+    complex, and none of the conjugates is needed. A complex product takes three real ones
+    (Gauss): with (a, b, a + b) of both factors, its parts are p - q and r - p - q.
+    """
+    taps = np.arange(k) - (k - 1) // 2
+    n, m = (height + k // 2 + 1) // 2, width + k // 2
+    angles_h, angles_w = np.pi * (np.arange(n) + 0.5) / n, 2 * np.pi * np.arange(m) / m
+    waves_h, waves_w = (
+        np.exp(-1j * np.outer(angles, np.arange(size)))
+        for angles, size in ((angles_h, height), (angles_w, width))
+    )
+    kernel_hw = np.einsum(
+        "pi,qj->pqij", np.exp(1j * np.outer(angles_h, taps)), np.exp(1j * np.outer(angles_w, taps))
+    )
+    kernel_hw = np.stack([kernel_hw.real, kernel_hw.imag, kernel_hw.real + kernel_hw.imag], 1)
+    image_h = np.stack([waves_h.real, waves_h.imag], 1).reshape(2 * n, height)
+    image_w = np.kron([[1, 0], [0, 1], [1, 1]], np.eye(m)) @ _real(waves_w)
+    back_w = _real(waves_w.conj().T) @ np.kron([[1, -1, 0], [-1, -1, 1]], np.eye(m))
+    image_w, back_w = (np.broadcast_to(matrix, (n, *matrix.shape)) for matrix in (image_w, back_w))
+    return image_h, image_w, kernel_hw.reshape(-1, k * k), back_w, image_h.T / (n * m)
+
+
+def _real(matrix: np.ndarray) -> np.ndarray:
+    """A complex matrix as the real one that maps real parts over imaginary ones to the same."""
+    return np.block([[matrix.real, -matrix.imag], [matrix.imag, matrix.real]])

@@ -1,0 +1,93 @@
+"""The layers for CPUs compute what the plain layers compute, and so do their gradients."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from jaxmnist.cpu_layers import conv_pool
+from jaxmnist.models import CNN, MaxPool
+from jaxmnist.train import cross_entropy
+
+# (batch, height, width, channels), k, features: the paper's two layers, then odd ones.
+SHAPES = [
+    ((20, 28, 28, 1), 5, 32),
+    ((2, 14, 14, 32), 5, 64),
+    ((3, 9, 13, 3), 3, 5),
+    ((2, 7, 10, 9), 4, 6),
+    ((1, 2, 2, 16), 1, 2),
+]
+
+
+def inputs(shape, k, features, dtype):
+    """Few enough that no window has two maxima that float32 takes for equal."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    return (
+        jax.random.normal(keys[0], shape, dtype),
+        jax.random.normal(keys[1], (k, k, shape[3], features), dtype) / k,
+        jax.random.normal(keys[2], (features,), dtype),
+    )
+
+
+def plain(x, kernel, bias):
+    conv = nn.Conv(kernel.shape[3], kernel.shape[:2])
+    return nn.relu(MaxPool().apply({}, conv.apply({"params": {"kernel": kernel, "bias": bias}}, x)))
+
+
+def assert_close(found, expected, tolerance):
+    """Each array, to `tolerance` of its largest value."""
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "tolerance"),
+    [(s, "float32", 1e-5) for s in SHAPES[:2]] + [(s, "float64", 1e-13) for s in SHAPES],
+    ids=str,
+)
+def test_values_and_gradients_are_those_of_the_plain_layers(shape, dtype, tolerance):
+    with jax.enable_x64(dtype == "float64"):
+        args = inputs(*shape, dtype)
+        weights = jax.random.normal(jax.random.key(2), plain(*args).shape, dtype)
+
+        def values_and_gradients(function):
+            values, pull_back = jax.vjp(function, *args)
+            return values, pull_back(weights)
+
+        found, expected = (
+            jax.jit(values_and_gradients, static_argnums=0)(f) for f in (conv_pool, plain)
+        )
+        assert_close(found, expected, tolerance)
+
+
+@pytest.mark.parametrize("shape", SHAPES[2:4], ids=str)
+def test_gradients_agree_with_finite_differences(shape):
+    with jax.enable_x64(True):
+        function = jax.jit(lambda *args: conv_pool(*map(jnp.asarray, args)))
+        check_grads(function, inputs(*shape, "float64"), order=1, atol=1e-6, rtol=1e-6, eps=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-12)])
+def test_the_whole_network_has_the_plain_one_s_gradients(dtype, tolerance, key):
+    """With dropout, for every layer's parameters, which are the same tree in both."""
+    with jax.enable_x64(dtype == "float64"):
+        images = jax.random.uniform(key, (20, 28, 28, 1), dtype)
+        labels = jax.random.randint(key, (20,), 0, 10)
+        params = CNN().init(key, images)["params"]
+        params = jax.tree.map(
+            lambda p: p.astype(dtype) + 0.05 * jax.random.normal(key, p.shape, dtype), params
+        )
+
+        def loss_fn(params, model):
+            logits = model.apply({"params": params}, images, train=True, rngs={"dropout": key})
+            return cross_entropy(logits, labels).mean()
+
+        fast, expected = (
+            jax.jit(jax.value_and_grad(lambda p, model=model: loss_fn(p, model)))(params)
+            for model in (CNN(conv_pool=conv_pool), CNN())
+        )
+        assert_close(fast, expected, tolerance)
