@@ -17,8 +17,16 @@ def conv_pool(
 ) -> Float[Array, "batch height//2 width//2 features"]:
     """relu(max_pool(conv(x) + bias)), with SAME padding and windows of 2x2."""
     x = x.transpose(1, 2, 0, 3)
-    pooled = _patches_pool(x, kernel) if x.shape[3] < 8 else _fourier_pool(x, kernel)
-    return jax.nn.relu(pooled + bias).transpose(2, 0, 1, 3)
+    if x.shape[3] < 8:
+        y = jax.nn.relu(_patches_pool(x, kernel) + bias)
+    else:
+        pooled = _fourier_pool(x, kernel)
+        # What would be exactly zero is a rounding error here. It must not open the ReLU: at the
+        # first step, when biases are zero, that is the black part of every digit.
+        error = 4 * jnp.finfo(pooled.dtype).eps * jnp.abs(pooled).max((0, 1, 3), keepdims=True)
+        y = pooled + bias
+        y = jnp.where(y > jax.lax.stop_gradient(error), y, 0)
+    return y.transpose(2, 0, 1, 3)
 
 
 def _patches_pool(

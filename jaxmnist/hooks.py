@@ -1,4 +1,4 @@
-"""What happens every so many steps: small objects that the training loop calls after each step."""
+"""What happens every so many steps: small objects that the training loop calls after its calls."""
 
 import signal
 import sys
@@ -15,7 +15,7 @@ from jaxmnist.errors import UserError
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
 from jaxmnist.train_state import TrainState
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, "*steps"]]
 Hook = Callable[[int, TrainState, Metrics], None]
 
 
@@ -72,17 +72,21 @@ class Log:
 
     def catch_up(self, step: int) -> None:
         """Waits for all steps up to `step`; raises UserError if one's loss is not finite."""
-        fetched = jax.device_get(self._pending)
-        first = step - len(fetched) + 1
-        for number, metrics in enumerate(fetched, first):
-            if not np.isfinite(metrics["loss"]):
-                raise UserError(
-                    f"the loss is {metrics['loss']} at step {number}: lower the learning rate "
-                    f"({metrics['learning_rate']:g} there); the last checkpoint is from before."
-                )
-        if fetched:
-            self.latest = {name: float(value) for name, value in fetched[-1].items()}
+        if not self._pending:
+            return
+        calls = jax.device_get(self._pending)
         self._pending = []
+        # A call's metrics are those of one step, or of several, stacked.
+        fetched = {n: np.concatenate([np.atleast_1d(c[n]) for c in calls]) for n in calls[0]}
+        losses = fetched["loss"]
+        if not np.isfinite(losses).all():
+            bad = int(np.flatnonzero(~np.isfinite(losses))[0])
+            raise UserError(
+                f"the loss is {losses[bad]} at step {step - len(losses) + 1 + bad}: lower the "
+                f"learning rate ({fetched['learning_rate'][bad]:g} there); the last checkpoint "
+                "is from before."
+            )
+        self.latest = {name: float(values[-1]) for name, values in fetched.items()}
 
 
 class Evaluate:

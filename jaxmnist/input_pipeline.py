@@ -1,6 +1,7 @@
 """Arrays on the device -> batches: the endless shuffled stream, and the ordered pass."""
 
 import functools
+import math
 from collections.abc import Iterator
 
 import jax
@@ -36,30 +37,40 @@ class ShuffledBatches:
         if not 1 <= batch_size <= len(examples):
             raise ValueError(f"batch_size={batch_size} of {len(examples)} examples")
         self._examples, self._key, self._batch_size = examples, key, batch_size
-        self._epoch, self._order = -1, None
+        self._permutations: dict[int, Int[Array, " n"]] = {}
+        self._order: Int[Array, " m"] | None = None
 
-    def __call__(self, step: int) -> Batch:
-        """Batch `step`: "image" float32 (batch, h, w, c) in [0, 1], "label" int32 (batch,)."""
+    def __call__(self, step: int, count: int | None = None) -> Batch:
+        """Batch `step`: "image" float32 (batch, h, w, c) in [0, 1], "label" int32 (batch,).
+
+        With a `count`, the batches of as many steps, stacked along a first axis.
+        """
+        shape = (self._batch_size,) if count is None else (count, self._batch_size)
         epoch, offset = divmod(step * self._batch_size, len(self._examples))
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = _two_epochs(self._key, jax.device_put(epoch), len(self._examples))
-        return _take(self._examples, self._order, jax.device_put(offset), self._batch_size)
+        end = epoch + 1 + math.ceil(math.prod(shape) / len(self._examples))
+        if list(self._permutations) != list(range(epoch, end)):
+            self._permutations = {e: self._permutation(e) for e in range(epoch, end)}
+            self._order = jnp.concatenate(list(self._permutations.values()))
+        return _take(self._examples, self._order, jax.device_put(offset), shape)
+
+    def _permutation(self, epoch: int) -> Int[Array, " n"]:
+        if epoch in self._permutations:
+            return self._permutations[epoch]
+        return _permutation(self._key, jax.device_put(epoch), len(self._examples))
 
 
 @functools.partial(jax.jit, static_argnames="n")
-def _two_epochs(key: Key[Array, ""], epoch: Int[Array, ""], n: int) -> Int[Array, " two_n"]:
-    """The orders of `epoch` and the next, end to end, since a batch may straddle them."""
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, epoch + jnp.arange(2))
-    return jax.vmap(lambda k: jax.random.permutation(k, n))(keys).reshape(-1)
+def _permutation(key: Key[Array, ""], epoch: Int[Array, ""], n: int) -> Int[Array, " n"]:
+    return jax.random.permutation(jax.random.fold_in(key, epoch), n)
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@functools.partial(jax.jit, static_argnames="shape")
 def _take(
-    examples: Examples, order: Int[Array, " two_n"], offset: Int[Array, ""], size: int
+    examples: Examples, order: Int[Array, " m"], offset: Int[Array, ""], shape: tuple[int, ...]
 ) -> Batch:
-    index = jax.lax.dynamic_slice(order, (offset,), (size,))
-    return {"image": to_float(examples.images[index]), "label": examples.labels[index]}
+    index = jax.lax.dynamic_slice(order, (offset,), (math.prod(shape),))
+    batch = {"image": to_float(examples.images[index]), "label": examples.labels[index]}
+    return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), batch)
 
 
 def ordered_batches(examples: Examples, batch_size: int) -> Iterator[Batch]:
@@ -86,7 +97,8 @@ def _take_in_order(examples: Examples, start: Int[Array, ""], size: int) -> Batc
 
 def to_float(images: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Pixels as float32 in [0, 1]."""
-    return images.astype(jnp.float32) / 255
+    # Flat, because a CPU's vector instructions run along the last axis, here of one channel.
+    return (images.reshape(-1).astype(jnp.float32) / 255).reshape(images.shape)
 
 
 def put_on_device(

@@ -1,16 +1,12 @@
 """Where metrics go: metrics.jsonl and TensorBoard in the workdir, lines or a bar on screen."""
 
 import json
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from typing import Any
 
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
 from tqdm import tqdm
 
 from jaxmnist.workdir import Workdir
@@ -52,7 +48,7 @@ class MetricWriter:
         new.replace(workdir.metrics)
         self._file = workdir.metrics.open("a", buffering=1)
         self._workdir, self._step = workdir, step
-        self._events: dict[str, _EventFile] = {}
+        self._events: dict[str, Any] = {}
 
     def write(self, step: int, split: str, seconds: float, metrics: dict[str, float]) -> None:
         """One record: `metrics`, all plain numbers, of `split` after `step` steps."""
@@ -60,7 +56,10 @@ class MetricWriter:
         self._file.write(json.dumps(record) + "\n")
         self.latest[split] = {name: metrics[name] for name in ("loss", "accuracy")}
         if split not in self._events:
-            self._events[split] = _EventFile(self._workdir.tensorboard / split, self._step)
+            # Not before the first step: tensorboardX imports PyTorch where that is installed.
+            from jaxmnist.events import EventFile
+
+            self._events[split] = EventFile(self._workdir.tensorboard / split, self._step)
         self._events[split].write(step, metrics)
 
     def close(self) -> None:
@@ -68,33 +67,6 @@ class MetricWriter:
             every.callback(self._file.close)
             for events in self._events.values():
                 every.callback(events.close)
-
-
-class _EventFile:
-    """A TensorBoard event file for a run that goes on from `step`.
-
-    Written at once, in tensorboardX's format: its own writer is a thread, in which a full disk
-    is a stack trace.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._records = RecordWriter(str(folder / name))
-        self._add(file_version="brain.Event:2")
-        if step:  # TensorBoard then drops what an earlier process wrote of later steps.
-            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._add(step=step, summary=Summary(value=scalars))
-        self._records.flush()
-
-    def close(self) -> None:
-        self._records.close()
-
-    def _add(self, **fields) -> None:
-        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
 class Screen:

@@ -83,9 +83,11 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
-    from jaxmnist import hooks, train
+    from jaxmnist import device, hooks, train
     from jaxmnist.workdir import Workdir
 
+    device.keep_freed_memory()
+    device.cache_compilations()
     if args.mode == "eval":
         config = Workdir(Path(args.workdir)).load_config()
         if config is None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
@@ -33,7 +34,8 @@ class CNN(nn.Module):
       kernel_size: height and width of the convolutions' kernels, in pixels.
       hidden: units of the dense layer.
       dropout_rate: fraction of the dense layer's units dropped in training.
-      num_classes: number of logits.
+      num_classes: number of logits, which are float32 whatever `dtype` is.
+      dtype: of the layers' products, such as jnp.bfloat16; None: the inputs' and parameters'.
       conv_pool: what computes a convolution, its pooling and its ReLU from (x, kernel, bias)
         in place of the layers written here, which are its reference.
     """
@@ -43,6 +45,7 @@ class CNN(nn.Module):
     hidden: int = 1024
     dropout_rate: float = 0.4
     num_classes: int = 10
+    dtype: DTypeLike | None = None
     conv_pool: Callable[[Array, Array, Array], Array] | None = None
 
     @nn.compact
@@ -52,7 +55,8 @@ class CNN(nn.Module):
         """Returns the logits of images in [0, 1]; `train` needs a "dropout" rng."""
         init = nn.initializers.glorot_uniform()
         for features in self.features:
-            conv = nn.Conv(features, (self.kernel_size, self.kernel_size), kernel_init=init)
+            size = (self.kernel_size, self.kernel_size)
+            conv = nn.Conv(features, size, kernel_init=init, dtype=self.dtype)
             if self.conv_pool is None or self.is_initializing():
                 # relu(pool(x)) equals pool(relu(x)) and touches a quarter of the elements.
                 x = nn.relu(MaxPool()(conv(x)))
@@ -60,7 +64,7 @@ class CNN(nn.Module):
                 params = conv.variables["params"]
                 x = self.conv_pool(x, params["kernel"], params["bias"])
         x = x.reshape(len(x), -1)
-        x = nn.relu(nn.Dense(self.hidden, kernel_init=init)(x))
+        x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=init)(x)
 

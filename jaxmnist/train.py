@@ -62,6 +62,14 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metri
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
+def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, hooks.Metrics]:
+    """As many updates as `batches` has batches, along its first axis; so have the metrics.
+
+    One call instead of many: on an accelerator a call costs more than a step.
+    """
+    return jax.lax.scan(train_step, state, batches)
+
+
 def eval_step(state: TrainState, batch: Batch) -> hooks.Metrics:
     """Sums of loss and correct answers over the examples whose "mask" is True."""
     logits = state.apply_fn({"params": state.params}, batch["image"])
@@ -86,9 +94,10 @@ def is_correct(
     return (logits.argmax(-1) == labels).astype(jnp.float32)
 
 
-def jit_train_step():
-    """train_step, jitted for the device, with the state's memory given to the next state."""
-    return jax.jit(train_step, donate_argnums=0, compiler_options=device.compiler_options())
+def jit_train_step(count: int = 1):
+    """train_step, or train_steps for more, jitted; the state's memory goes to the next state."""
+    step = train_step if count == 1 else train_steps
+    return jax.jit(step, donate_argnums=0, compiler_options=device.compiler_options())
 
 
 def jit_eval_step():
@@ -171,11 +180,8 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         start = int(state.step)
         _check_start(start, config.num_steps, workdir)
 
-        with _timed(seconds, "compile"):
-            batches = ShuffledBatches(train, split_seed(config.seed)["data"], config.batch_size)
-            batch = next(ordered_batches(test, config.eval_batch_size))
-            step_fn = jit_train_step().lower(state, batches(start)).compile()
-            eval_fn = jit_eval_step().lower(state, batch).compile()
+        batches = ShuffledBatches(train, split_seed(config.seed)["data"], config.batch_size)
+        eval_fn = jit_eval_step()
 
         def evaluate_test(state: TrainState) -> dict[str, float]:
             with _timed(seconds, "eval"):
@@ -195,11 +201,21 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         )
         checkpoint = hooks.Checkpoint(config.checkpoint_every, last, checkpoints, log)
 
+        many = config_lib.steps_per_call(config, jax.default_backend())
+        programs: dict[int, Callable] = {}
         with checkpoint.on_signals(), jax.transfer_guard("disallow"):
-            for step in range(start, config.num_steps):
-                state, metrics = step_fn(state, batches(step))
+            step = start
+            while step < last:
+                # Single steps lead up to the calls of several, and end the run.
+                count = many if step % many == 0 and step + many <= last else 1
+                batch = batches(step, count if count > 1 else None)
+                if count not in programs:
+                    with _timed(seconds, "compile"):
+                        programs[count] = jit_train_step(count).lower(state, batch).compile()
+                state, metrics = programs[count](state, batch)
+                step += count
                 for hook in (first_step, log, evaluation, checkpoint):
-                    hook(step + 1, state, metrics)
+                    hook(step, state, metrics)
         checkpoints.wait()
 
         if start == last:

@@ -1,5 +1,6 @@
 """The training state: what a step changes, and what it is before the first step."""
 
+import functools
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -43,14 +44,19 @@ def create_train_state(
     config: ConfigDict, num_classes: int = 10, image_shape: tuple[int, ...] = (28, 28, 1)
 ) -> TrainState:
     """The state before the first step: a function of the config alone."""
-    # Accelerators have units for convolutions; a CPU is faster with the same in another form.
-    conv_pool = cpu_layers.conv_pool if jax.default_backend() == "cpu" else None
-    model = CNN(dropout_rate=config.dropout_rate, num_classes=num_classes, conv_pool=conv_pool)
+    model = CNN(
+        dropout_rate=config.dropout_rate,
+        num_classes=num_classes,
+        dtype=None if config.dtype == "float32" else config.dtype,
+        # Accelerators have units for convolutions; a CPU is faster with the same in another form.
+        conv_pool=cpu_layers.conv_pool if jax.default_backend() == "cpu" else None,
+    )
     schedule = optimizers.create_schedule(config)
     tx = optimizers.create_optimizer(config.optimizer, schedule)
     keys = split_seed(config.seed)
 
-    @jax.jit
+    # It runs once: optimized, it takes a second longer to compile, for the same bits.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def init() -> TrainState:
         params = model.init(keys["init"], jnp.zeros((1, *image_shape)))["params"]
         return TrainState(

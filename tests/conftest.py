@@ -17,9 +17,12 @@ from jaxmnist.input_pipeline import put_on_device, to_float
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once(tmp_path_factory):
-    """What one test has compiled the others load: half a minute less."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    """What one test or its processes have compiled the others load: half a minute less."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 @pytest.fixture
@@ -78,13 +81,14 @@ def prepared_mnist(source_dir, tmp_path_factory):
 class Command:
     """A `python -m jaxmnist...` process; its output is in `out` and `err` once it has ended."""
 
-    def __init__(self, module, *args, **kwargs):
+    def __init__(self, module, *args, env=None, **kwargs):
         flags = [f"--{name}={value}" for name, value in kwargs.items()]
         self.process = subprocess.Popen(
             [sys.executable, "-m", f"jaxmnist.{module}", *flags, *args],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | (env or {}),
         )
 
     def wait(self, timeout=120):

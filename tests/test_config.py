@@ -103,6 +103,23 @@ def test_changed_training_names_only_what_trains_differently():
     assert "seed (0 there, 3 now)" in changed
 
 
+def test_steps_per_call(config):
+    for field, every in (("log_every", 20), ("eval_every", 60), ("checkpoint_every", 30)):
+        config[field] = every
+    assert config_lib.steps_per_call(config, "cpu") == 1
+    assert (
+        config_lib.steps_per_call(config, "gpu") == config_lib.steps_per_call(config, "tpu") == 10
+    )
+    for allowed in (5, 10):
+        config.steps_per_call = allowed
+        config_lib.check(config)
+        assert config_lib.steps_per_call(config, "cpu") == allowed
+    config.steps_per_call = 20
+    wanted = "must divide log_every=20, eval_every=60, checkpoint_every=30; 10 does"
+    with pytest.raises(UserError, match=f"steps_per_call=20 is not allowed: it {wanted}"):
+        config_lib.check(config)
+
+
 def test_eval_name(config):
     assert config_lib.eval_name(config) == "test"
     config.eval_split = "train[10:20]"

@@ -1,6 +1,9 @@
 """What is recorded of the device, and that the compile option is one that it knows."""
 
 import os
+import platform
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +41,26 @@ def test_convolutions_leave_ynnpack_on_a_cpu():
     args = jnp.ones((8, 32, 14, 14)), jnp.ones((64, 32, 5, 5))
     compiled = jax.jit(convolve, compiler_options=options).lower(*args).compile()
     assert "__ynn_fusion" not in compiled.as_text()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
+def test_freed_memory_is_kept():
+    """Large arrays that come and go fault their pages in once, not each time."""
+    program = """
+import resource, sys, numpy as np
+from jaxmnist import device
+if sys.argv[1] == "keep":
+    device.keep_freed_memory()
+np.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = [
+        int(subprocess.check_output([sys.executable, "-c", program, mode])) for mode in ("", "keep")
+    ]
+    assert faults[1] < faults[0] / 5
 
 
 def test_process_figures():

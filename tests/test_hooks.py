@@ -1,8 +1,10 @@
 """What happens every so many steps, when it is due and when a loss is not finite."""
 
+import math
 import os
 import signal
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -60,6 +62,12 @@ def test_a_bad_loss_between_two_logs_is_named_with_its_step(log, state):
     log(2, state, metrics(float("nan")))
     with pytest.raises(UserError, match="the loss is nan at step 2: lower the learning rate"):
         log(3, state, metrics(1))
+
+
+def test_a_bad_loss_within_a_call_of_several_steps_is_named_with_its_step(log, state):
+    log(1, state, metrics(1))
+    with pytest.raises(UserError, match="the loss is inf at step 3: lower the learning"):
+        log(6, state, jax.tree.map(lambda *x: jnp.stack(x), *map(metrics, [1, math.inf, 1, 1, 1])))
 
 
 def test_no_checkpoint_after_a_bad_loss(log, state):

@@ -40,6 +40,21 @@ def test_any_step_can_be_asked_for(examples, key):
     assert list(other(0)["label"]) != list(in_turn[0])
 
 
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (7, 5), (4, 40)])
+def test_stacked_batches_are_those_of_the_steps(examples, key, first, count):
+    """Also over several epochs at once, and when stacked and single ones alternate."""
+    batches = ShuffledBatches(examples, key, 10)
+    stacked = batches(first, count)
+    assert stacked["image"].shape == (count, 10, 2, 2, 1)
+    for i in range(count):
+        jax.tree.map(np.testing.assert_array_equal, batches(first + i), _at(stacked, i))
+    jax.tree.map(np.testing.assert_array_equal, batches(first, count), stacked)
+
+
+def _at(batches, i):
+    return jax.tree.map(lambda x: x[i], batches)
+
+
 def test_images_are_floats_that_belong_to_their_labels(examples, key):
     batch = ShuffledBatches(examples, key, 10)(3)
     assert batch["image"].shape == (10, 2, 2, 1)

@@ -162,6 +162,24 @@ def test_a_finished_run_evaluates_again_and_eval_mode_agrees(command, uninterrup
     assert "dropout_rate (0.4 there, 0.0 now); seed (0 there, 1 now)" in run.err
 
 
+def test_compilations_are_kept_in_the_user_s_cache_folder(command, tmp_path):
+    """And the parameters are the same, bit for bit, whether compiled or loaded."""
+
+    def run(name, cache):
+        env = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(cache), "HOME": str(cache)}
+        finished = command("main", env=env, workdir=tmp_path / name, **SHORT)
+        assert finished.wait() == 0
+        assert "arning" not in finished.err
+        return results(tmp_path / name)["params_sha256"]
+
+    compiled = run("first", tmp_path)
+    kept = set(tmp_path.rglob("jaxmnist/compiled/*/*-cache"))
+    assert len(kept) >= 5
+    assert run("second", tmp_path) == compiled
+    assert set(tmp_path.rglob("jaxmnist/compiled/*/*-cache")) == kept
+    assert run("no folder", "/dev/null") == compiled
+
+
 def test_a_terminal_gets_a_bar(tmp_path):
     """A pseudo-terminal: the bar moves by carriage returns, evaluations are lines of their own."""
     ours, theirs = pty.openpty()

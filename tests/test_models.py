@@ -97,6 +97,14 @@ def test_dropout_drops_in_training_only(params, batch, key):
     np.testing.assert_array_equal(evaluated["Dropout_0"], nn.relu(evaluated["Dense_0"]))
 
 
+def test_bfloat16_gives_float32_logits_near_those_of_float32(params, batch):
+    logits = CNN(dtype=jnp.bfloat16).apply({"params": params}, batch["image"])
+    expected = CNN().apply({"params": params}, batch["image"])
+    assert logits.dtype == jnp.float32
+    difference = np.abs(logits - expected).max() / np.abs(expected).max()
+    assert 1e-5 < difference < 0.03
+
+
 def test_other_sizes(key):
     model = CNN(features=(4,), kernel_size=3, hidden=8, num_classes=47)
     params = model.init(key, jnp.zeros((1, 28, 28, 1)))["params"]
