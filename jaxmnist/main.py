@@ -83,7 +83,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
-    from jaxmnist import device, hooks, train
+    from jaxmnist import device, hooks, results, train
     from jaxmnist.workdir import Workdir
 
     device.keep_freed_memory()
@@ -98,11 +98,11 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None
         return
     config = config_lib.load(args.config, overrides)
     try:
-        results = train.train_and_evaluate(config, args.workdir)
+        found = train.train_and_evaluate(config, args.workdir)
     except hooks.Interrupted as e:
         print(f"{e}; the same command resumes it.", file=sys.stderr)
         sys.exit(128 + e.signum)
-    print(train.summary(results, config_lib.eval_name(config), args.workdir))
+    print(results.summary(found, config_lib.eval_name(config), args.workdir))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
 from jaxmnist import datasets, device, hooks
-from jaxmnist.checkpoints import Checkpoints, fingerprint
+from jaxmnist import results as results_lib
+from jaxmnist.checkpoints import Checkpoints
 from jaxmnist.errors import UserError
 from jaxmnist.input_pipeline import (
     Batch,
@@ -25,7 +26,6 @@ from jaxmnist.input_pipeline import (
     put_on_device,
 )
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
-from jaxmnist.models import num_parameters
 from jaxmnist.train_state import TrainState, create_train_state, split_seed
 from jaxmnist.workdir import Workdir, write_json
 
@@ -153,16 +153,6 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[int, d
     return int(state.step), evaluate(jit_eval_step(), state, examples, config.eval_batch_size)
 
 
-def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
-    """The line that a run ends with; `name` is the evaluation's, such as "test"."""
-    metrics, seconds = results[name], round(results["seconds"]["total"])
-    return (
-        f"done: {results['dataset']['name']} {name} accuracy {metrics['accuracy']:.4f}, "
-        f"loss {metrics['loss']:.4f} after {results['step']:,} steps in {seconds} s; "
-        f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
-    )
-
-
 def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     with ExitStack() as cleanup:
@@ -187,7 +177,9 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             with _timed(seconds, "eval"):
                 return evaluate(eval_fn, state, test, config.eval_batch_size)
 
-        _introduce(config, dataset, state, start)
+        print(results_lib.introduction(dataset, state), flush=True)
+        if 0 < start < config.num_steps:
+            print(f"resuming from step {start}", flush=True)
         last, name = config.num_steps, config_lib.eval_name(config)
         writer = MetricWriter(workdir, start)
         cleanup.callback(writer.close)
@@ -228,27 +220,13 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
                 write_json(workdir.results, results)
                 return results
 
-    results = {
-        "dataset": {
-            "name": dataset.name,
-            "num_examples": {"train": len(train), name: len(test)},
-        },
-        "step": last,
-        "train": writer.latest["train"],
-        name: evaluation.latest,
-        "seconds": {
-            "first_step": first_step.seconds,
-            **seconds,
-            "train": watch.seconds(),
-            "total": device.process_seconds(),
-        },
-        "peak_memory_bytes": device.peak_memory_bytes(),
-        "params_sha256": fingerprint(state.params),
-        "num_parameters": num_parameters(state.params),
-        "device": device.describe(),
-        "versions": device.versions(),
-        "config": config.to_dict(),
-    }
+    results = results_lib.collect(
+        config,
+        dataset,
+        state,
+        {"train": writer.latest["train"], name: evaluation.latest},
+        {"first_step": first_step.seconds, **seconds, "train": watch.seconds()},
+    )
     write_json(workdir.results, results)
     return results
 
@@ -263,21 +241,6 @@ def _check_start(start: int, num_steps: int, workdir: Workdir) -> None:
             f"{workdir.path} is at step {start}, beyond num_steps={num_steps}: choose another "
             "workdir, or more steps."
         )
-
-
-def _introduce(
-    config: ConfigDict, dataset: datasets.Dataset, state: TrainState, start: int
-) -> None:
-    found = device.describe()
-    train, test = dataset.splits
-    print(
-        f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples; "
-        f"{num_parameters(state.params):,} parameters; {found['count']} {found['kind']} "
-        f"({found['processor']}, {found['threads']} threads)",
-        flush=True,
-    )
-    if 0 < start < config.num_steps:
-        print(f"resuming from step {start}", flush=True)
 
 
 @contextmanager

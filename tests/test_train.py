@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxmnist import results as results_lib
 from jaxmnist import train
 from jaxmnist.checkpoints import fingerprint
 from jaxmnist.errors import UserError
@@ -251,4 +252,4 @@ def test_validation_is_not_called_test(config, tmp_path):
     results = train.train_and_evaluate(config, tmp_path)
     assert "test" not in results
     assert results["dataset"]["num_examples"] == {"train": 400, "validation": 50}
-    assert "validation accuracy" in train.summary(results, "validation", tmp_path)
+    assert "validation accuracy" in results_lib.summary(results, "validation", tmp_path)

@@ -1,0 +1,258 @@
+"""The same training in JAX (ours, and as everybody writes it), PyTorch and TensorFlow.
+
+A contender is made from a Problem, in a process of its own, and offers
+
+- `loss_and_gradients(images, labels)`: of any batch, without dropout;
+- `step()`: trains one step on the batch, with dropout, and returns when it is done;
+- `evaluate(batch_size)`: mean loss and accuracy over the evaluation's images.
+
+Weights and gradients are NumPy arrays in Flax's layout, named by layer and kind: "Conv_0/kernel".
+"""
+
+import dataclasses
+
+import numpy as np
+
+LEARNING_RATE = 0.05
+DROPOUT_RATE = 0.4
+LAYERS = ("Conv_0", "Conv_1", "Dense_0", "Dense_1")
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class Problem:
+    """What all contenders start from: images are uint8 (n, 28, 28, 1), labels int32 (n,)."""
+
+    weights: Arrays
+    images: np.ndarray
+    labels: np.ndarray
+    eval_images: np.ndarray
+    eval_labels: np.ndarray
+    momentum: float
+
+
+class Ours:
+    """jaxmnist's steps, as `python -m jaxmnist.main` runs them."""
+
+    def __init__(self, problem: Problem):
+        import jax
+
+        from jaxmnist import device, input_pipeline, train, train_state
+        from jaxmnist.config import get_config
+
+        self._jax, self._train = jax, train
+        device.keep_freed_memory()
+        config = get_config()
+        config.optimizer = f"sgd(momentum={problem.momentum or None})"
+        config.learning_rate = LEARNING_RATE
+        config.schedule = "constant"
+        config.dropout_rate = DROPOUT_RATE
+        params: dict[str, dict] = {layer: {} for layer in LAYERS}
+        for name, value in problem.weights.items():
+            layer, kind = name.split("/")
+            params[layer][kind] = jax.device_put(value)
+        self._state = train_state.create_train_state(config).replace(params=params)
+        images = input_pipeline.to_float(jax.device_put(problem.images))
+        self._batch = {"image": images, "label": jax.device_put(problem.labels)}
+        self._examples = input_pipeline.put_on_device(problem.eval_images, problem.eval_labels)
+        self._options = device.compiler_options()
+        self._step, self._eval_step = train.jit_train_step(), train.jit_eval_step()
+
+    def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Arrays]:
+        def loss_fn(params):
+            logits = self._state.apply_fn({"params": params}, images.astype(np.float32) / 255)
+            return self._train.cross_entropy(logits, self._jax.numpy.asarray(labels)).mean()
+
+        function = self._jax.value_and_grad(loss_fn)
+        loss, grads = self._jax.jit(function, compiler_options=self._options)(self._state.params)
+        return float(loss), {
+            f"{layer}/{kind}": np.asarray(value)
+            for layer, kinds in grads.items()
+            for kind, value in kinds.items()
+        }
+
+    def step(self) -> None:
+        self._state, _ = self._step(self._state, self._batch)
+        self._jax.block_until_ready(self._state)
+
+    def evaluate(self, batch_size: int) -> tuple[float, float]:
+        found = self._train.evaluate(self._eval_step, self._state, self._examples, batch_size)
+        return found["loss"], found["accuracy"]
+
+
+class Plain(Ours):
+    """The same steps on nn.Conv and nn.max_pool, under a plain jax.jit, memory as it comes."""
+
+    def __init__(self, problem: Problem):
+        import flax.linen as nn
+        import jax
+
+        from jaxmnist import device
+
+        class Network(nn.Module):
+            @nn.compact
+            def __call__(self, x, *, train=False):
+                for features in (32, 64):
+                    x = nn.relu(nn.Conv(features, (5, 5))(x))
+                    x = nn.max_pool(x, (2, 2), (2, 2))
+                x = nn.relu(nn.Dense(1024)(x.reshape(len(x), -1)))
+                x = nn.Dropout(DROPOUT_RATE, deterministic=not train)(x)
+                return nn.Dense(10)(x)
+
+        device.keep_freed_memory = lambda: None
+        super().__init__(problem)
+        self._state = self._state.replace(apply_fn=Network().apply)
+        self._options = {}
+        self._step = jax.jit(self._train.train_step, donate_argnums=0)
+        self._eval_step = jax.jit(self._train.eval_step)
+
+
+class PyTorch:
+    """PyTorch, eager, on tensors in channels-last order."""
+
+    def __init__(self, problem: Problem):
+        import torch
+        from torch import nn
+
+        class Flatten(nn.Module):
+            def forward(self, x):
+                return x.permute(0, 2, 3, 1).flatten(1)  # Flax's order of features.
+
+        self._torch = torch
+        self._model = nn.Sequential(
+            *(nn.Conv2d(1, 32, 5, padding="same"), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 64, 5, padding="same"), nn.ReLU(), nn.MaxPool2d(2)),
+            *(Flatten(), nn.Linear(3136, 1024), nn.ReLU(), nn.Dropout(DROPOUT_RATE)),
+            nn.Linear(1024, 10),
+        )
+        layers = [layer for layer in self._model if hasattr(layer, "weight")]
+        with torch.no_grad():
+            for name, layer in zip(LAYERS, layers, strict=True):
+                kernel = torch.tensor(problem.weights[f"{name}/kernel"])
+                kernel = kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
+                layer.weight.copy_(kernel)
+                layer.bias.copy_(torch.tensor(problem.weights[f"{name}/bias"]))
+        self._layers = dict(zip(LAYERS, layers, strict=True))
+        self._model.to(memory_format=torch.channels_last)
+        self._images, self._labels = self._input(problem.images), self._target(problem.labels)
+        self._eval_images = self._input(problem.eval_images)
+        self._eval_labels = self._target(problem.eval_labels)
+        self._loss = nn.CrossEntropyLoss()
+        self._optimizer = torch.optim.SGD(
+            self._model.parameters(), LEARNING_RATE, momentum=problem.momentum
+        )
+
+    def _input(self, images: np.ndarray):
+        x = self._torch.tensor(images, dtype=self._torch.float32).div_(255).permute(0, 3, 1, 2)
+        return x.contiguous(memory_format=self._torch.channels_last)
+
+    def _target(self, labels: np.ndarray):
+        return self._torch.tensor(labels, dtype=self._torch.int64)
+
+    def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Arrays]:
+        self._model.eval()
+        self._optimizer.zero_grad()
+        loss = self._loss(self._model(self._input(images)), self._target(labels))
+        loss.backward()
+        grads = {}
+        for name, layer in self._layers.items():
+            kernel = layer.weight.grad
+            kernel = kernel.permute(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T
+            grads[f"{name}/kernel"] = kernel.numpy().copy()
+            grads[f"{name}/bias"] = layer.bias.grad.numpy().copy()
+        self._model.train()
+        return float(loss.detach()), grads
+
+    def step(self) -> None:
+        self._optimizer.zero_grad()
+        self._loss(self._model(self._images), self._labels).backward()
+        self._optimizer.step()
+
+    def evaluate(self, batch_size: int) -> tuple[float, float]:
+        self._model.eval()
+        loss = correct = 0.0
+        with self._torch.inference_mode():
+            for start in range(0, len(self._eval_labels), batch_size):
+                labels = self._eval_labels[start : start + batch_size]
+                logits = self._model(self._eval_images[start : start + batch_size])
+                loss += float(self._loss(logits, labels)) * len(labels)
+                correct += int((logits.argmax(1) == labels).sum())
+        self._model.train()
+        return loss / len(self._eval_labels), correct / len(self._eval_labels)
+
+
+class TensorFlow:
+    """TensorFlow: a Keras model trained and evaluated in a tf.function."""
+
+    def __init__(self, problem: Problem):
+        import keras
+        import tensorflow as tf
+        from keras import layers
+
+        self._model = model = keras.Sequential(
+            [
+                keras.Input((28, 28, 1)),
+                layers.Conv2D(32, 5, padding="same", activation="relu", name="Conv_0"),
+                layers.MaxPool2D(),
+                layers.Conv2D(64, 5, padding="same", activation="relu", name="Conv_1"),
+                layers.MaxPool2D(),
+                layers.Flatten(),
+                layers.Dense(1024, activation="relu", name="Dense_0"),
+                layers.Dropout(DROPOUT_RATE),
+                layers.Dense(10, name="Dense_1"),
+            ]
+        )
+        names = [f"{layer}/{kind}" for layer in LAYERS for kind in ("kernel", "bias")]
+        model.set_weights([problem.weights[name] for name in names])
+        self._names = names
+        self._images, self._eval_images = (
+            tf.constant(images.astype(np.float32) / 255)
+            for images in (problem.images, problem.eval_images)
+        )
+        self._labels, self._eval_labels = (
+            tf.constant(labels) for labels in (problem.labels, problem.eval_labels)
+        )
+        loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        optimizer = keras.optimizers.SGD(LEARNING_RATE, momentum=problem.momentum)
+        optimizer.build(model.trainable_variables)
+
+        def gradients(images, labels, training):
+            with tf.GradientTape() as tape:
+                loss = loss_fn(labels, model(images, training=training))
+            return loss, tape.gradient(loss, model.trainable_variables)
+
+        @tf.function
+        def step():
+            loss, grads = gradients(self._images, self._labels, training=True)
+            optimizer.apply_gradients(zip(grads, model.trainable_variables, strict=True))
+            return loss
+
+        @tf.function
+        def evaluate(images, labels):
+            logits = model(images, training=False)
+            hits = tf.argmax(logits, 1, output_type=tf.int32) == labels
+            return loss_fn(labels, logits), tf.reduce_sum(tf.cast(hits, tf.int32))
+
+        self._gradients = gradients
+        self._step, self._evaluate = step, evaluate
+
+    def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Arrays]:
+        loss, grads = self._gradients(images.astype(np.float32) / 255, labels, training=False)
+        return float(loss), {
+            name: grad.numpy() for name, grad in zip(self._names, grads, strict=True)
+        }
+
+    def step(self) -> None:
+        float(self._step())
+
+    def evaluate(self, batch_size: int) -> tuple[float, float]:
+        loss = correct = 0.0
+        count = len(self._eval_labels)
+        for start in range(0, count, batch_size):
+            images = self._eval_images[start : start + batch_size]
+            labels = self._eval_labels[start : start + batch_size]
+            mean, hits = self._evaluate(images, labels)
+            loss += float(mean) * len(labels)
+            correct += int(hits)
+        return loss / count, correct / count
