@@ -61,7 +61,7 @@ def run(data_dir: str, steps: int, cache: str) -> dict[str, float]:
             ],
             check=True,
             stdout=subprocess.DEVNULL,
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
+            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": cache},
         )
         workdir = Path(folder) / "run"
         results = json.loads((workdir / "results.json").read_text())

@@ -109,9 +109,8 @@ def make_problem(momentum: float, batch_size: int) -> contenders.Problem:
         # Not zero, so that MNIST's black pixels do not sit on ReLU's kink.
         weights[f"{layer}/bias"] = rng.normal(0, 0.01, shape[-1]).astype(np.float32)
     digits = datasets.load("mnist_sample", ["train", "test"]).splits
-    images, labels = (
-        np.concatenate([getattr(s, name) for s in digits]) for name in ("images", "labels")
-    )
+    images = np.concatenate([split.images for split in digits])
+    labels = np.concatenate([split.labels for split in digits]).astype(np.int32)
     order, many = rng.permutation(len(labels))[:batch_size], np.arange(EVAL_SIZE) % len(labels)
     return contenders.Problem(
         weights, images[order], labels[order], images[many], labels[many], momentum
