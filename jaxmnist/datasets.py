@@ -44,6 +44,11 @@ def names() -> list[str]:
     return [*builders.names(), SAMPLE]
 
 
+def num_classes(name: str) -> int:
+    """The number of classes of a dataset, whose data may still be missing."""
+    return 10 if name == SAMPLE else builders.create(name, None).info.features["label"].num_classes
+
+
 def load(
     name: str, splits: list[str], data_dir: str | None = None, allow_sample: bool = True
 ) -> Dataset:

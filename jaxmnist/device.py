@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -58,7 +59,8 @@ def cache_compilations() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"]:
         return
-    kind = re.sub(r"\W+", "-", f"{jax.default_backend()} {_processor()}")
+    instructions = hashlib.sha256((_cpuinfo("flags|Features") or "").encode()).hexdigest()[:8]
+    kind = re.sub(r"\W+", "-", f"{jax.default_backend()} {_processor()} {instructions}")
     folder = Path(platformdirs.user_cache_dir("jaxmnist")) / "compiled" / kind
     with contextlib.suppress(OSError):  # Without a cache everything still works.
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,9 +114,14 @@ def peak_memory_bytes() -> int | None:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(name: str) -> str | None:
+    """What Linux says of the first core."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return platform.processor() or platform.machine()
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else platform.machine()
+        return None
+    match = re.search(rf"^(?:{name})\s*:\s*(.+)$", text, re.MULTILINE)
+    return match[1].strip() if match else None

@@ -141,7 +141,7 @@ class Checkpoint:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within, SIGTERM and SIGINT end the loop after the step that is under way."""
+        """Within, SIGTERM and SIGINT end the loop after the call that is under way."""
         caught = (signal.SIGTERM, signal.SIGINT)
         before = [signal.signal(s, self._handle) for s in caught]
         try:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from jaxmnist.input_pipeline import (
     put_on_device,
 )
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
-from jaxmnist.train_state import TrainState, create_train_state, split_seed
+from jaxmnist.train_state import IMAGE_SHAPE, TrainState, create_train_state, split_seed
 from jaxmnist.workdir import Workdir, write_json
 
 
@@ -155,7 +156,11 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[int, d
 
 def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     seconds: dict[str, float] = {}
+    many = config_lib.steps_per_call(config, jax.default_backend())
     with ExitStack() as cleanup:
+        # XLA compiles while the data are read.
+        compiler = cleanup.enter_context(ThreadPoolExecutor(1))
+        compiling = compiler.submit(_compile, config, many, seconds)
         with _timed(seconds, "data"):
             dataset = _load(config, [config.train_split, config.eval_split])
             config.dataset = dataset.name
@@ -163,7 +168,7 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
             workdir.save_config(config)
             train, test = (put_on_device(split.images, split.labels) for split in dataset.splits)
 
-        state = create_train_state(config, dataset.num_classes)
+        state, program = compiling.result()
         checkpoints = Checkpoints(workdir.checkpoints)
         cleanup.callback(checkpoints.close)
         state = checkpoints.restore(state) or state
@@ -193,8 +198,7 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         )
         checkpoint = hooks.Checkpoint(config.checkpoint_every, last, checkpoints, log)
 
-        many = config_lib.steps_per_call(config, jax.default_backend())
-        programs: dict[int, Callable] = {}
+        programs = {many: program}
         with checkpoint.on_signals(), jax.transfer_guard("disallow"):
             step = start
             while step < last:
@@ -202,8 +206,7 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
                 count = many if step % many == 0 and step + many <= last else 1
                 batch = batches(step, count if count > 1 else None)
                 if count not in programs:
-                    with _timed(seconds, "compile"):
-                        programs[count] = jit_train_step(count).lower(state, batch).compile()
+                    programs[count] = jit_train_step(count)
                 state, metrics = programs[count](state, batch)
                 step += count
                 for hook in (first_step, log, evaluation, checkpoint):
@@ -229,6 +232,20 @@ def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     )
     write_json(workdir.results, results)
     return results
+
+
+def _compile(
+    config: ConfigDict, count: int, seconds: dict[str, float]
+) -> tuple[TrainState, Callable]:
+    """The state before the first step, and `count` steps, compiled for it."""
+    state = create_train_state(config, datasets.num_classes(config.dataset))
+    shape = (config.batch_size,) if count == 1 else (count, config.batch_size)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*shape, *IMAGE_SHAPE), jnp.float32),
+        "label": jax.ShapeDtypeStruct(shape, jnp.int32),
+    }
+    with _timed(seconds, "compile"):
+        return state, jit_train_step(count).lower(state, batch).compile()
 
 
 def _load(config: ConfigDict, splits: list[str]) -> datasets.Dataset:

@@ -40,9 +40,10 @@ class TrainState(struct.PyTreeNode):
     schedule: Callable = struct.field(pytree_node=False)
 
 
-def create_train_state(
-    config: ConfigDict, num_classes: int = 10, image_shape: tuple[int, ...] = (28, 28, 1)
-) -> TrainState:
+IMAGE_SHAPE = (28, 28, 1)
+
+
+def create_train_state(config: ConfigDict, num_classes: int = 10) -> TrainState:
     """The state before the first step: a function of the config alone."""
     model = CNN(
         dropout_rate=config.dropout_rate,
@@ -58,7 +59,7 @@ def create_train_state(
     # It runs once: optimized, it takes a second longer to compile, for the same bits.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     def init() -> TrainState:
-        params = model.init(keys["init"], jnp.zeros((1, *image_shape)))["params"]
+        params = model.init(keys["init"], jnp.zeros((1, *IMAGE_SHAPE)))["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
