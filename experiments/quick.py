@@ -1,6 +1,6 @@
-"""One epoch on a one-cycle schedule, in under a minute on two cores.
+"""One epoch on a one-cycle schedule, in half a minute on two cores.
 
-Test accuracy 99.06 %, standard deviation 0.07, over seeds 0 to 2.
+Test accuracy 99.03 %, standard deviation 0.10, over seeds 0 to 2.
 """
 
 from jaxmnist import config as base
