@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
     """Keeps freed memory in the process, where the C library is glibc, which can be told to.
 
     A step allocates and frees 50 MB, which it would hand back to the kernel and fault in again
-    page by page: 14 ms a step on two cores.
+    page by page: about 15 ms a step on two cores.
     """
     if platform.libc_ver()[0] != "glibc":
         return
