@@ -1,7 +1,9 @@
 """Convolution, pooling and ReLU as matrix products: the same function, faster on a CPU.
 
-Values and gradients are those of nn.Conv, MaxPool and nn.relu, to rounding. Inside, height and
-width come before batch and channels, so that every product is one of plain matrices.
+Values and gradients are those of nn.Conv, MaxPool and nn.relu, to rounding: where maxima of a
+window are equal but for that, as in the black part of a digit, any of them gets the gradient.
+Inside, height and width come before batch and channels, so that every product is one of plain
+matrices.
 """
 
 import jax

@@ -79,7 +79,7 @@ def load(
         builder = builders.create(name, data_dir)  # Again: it reads on creation what is there.
     bases = {base for parts in slices for base, _, _ in parts}
     whole = {base: builders.read(builder, base) for base in bases}
-    return Dataset(name, builder.info.features["label"].num_classes, _cut(whole, slices))
+    return Dataset(name, num_classes(name), _cut(whole, slices))
 
 
 def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
@@ -113,7 +113,7 @@ def _load_sample(splits: list[str]) -> Dataset:
         images = idx.read_images(idx.find(_SAMPLE_DIR, f"{prefix}-images-idx3-ubyte"))
         labels = idx.read_labels(idx.find(_SAMPLE_DIR, f"{prefix}-labels-idx1-ubyte"), 10)
         whole[base] = images, labels
-    return Dataset(SAMPLE, 10, _cut(whole, slices))
+    return Dataset(SAMPLE, num_classes(SAMPLE), _cut(whole, slices))
 
 
 def _cut(whole: builders.Arrays, slices: list[list[tuple[str, int, int]]]) -> list[Split]:

@@ -28,7 +28,7 @@ class Interrupted(Exception):
 
 
 class FirstStep:
-    """Notes how many seconds after its start the process has trained one step."""
+    """Notes how many seconds after its start the process has ended its first call."""
 
     seconds = 0.0
 

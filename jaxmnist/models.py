@@ -35,7 +35,8 @@ class CNN(nn.Module):
       hidden: units of the dense layer.
       dropout_rate: fraction of the dense layer's units dropped in training.
       num_classes: number of logits, which are float32 whatever `dtype` is.
-      dtype: of the layers' products, such as jnp.bfloat16; None: the inputs' and parameters'.
+      dtype: of the layers' products, such as jnp.bfloat16, but not of conv_pool's; None: the
+        inputs' and parameters'.
       conv_pool: what computes a convolution, its pooling and its ReLU from (x, kernel, bias)
         in place of the layers written here, which are its reference.
     """

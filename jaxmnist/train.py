@@ -66,7 +66,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metri
 def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, hooks.Metrics]:
     """As many updates as `batches` has batches, along its first axis; so have the metrics.
 
-    One call instead of many: on an accelerator a call costs more than a step.
+    One call instead of many: on an accelerator a call may cost more than a step.
     """
     return jax.lax.scan(train_step, state, batches)
 

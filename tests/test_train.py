@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from jaxmnist import cpu_layers, train
 from jaxmnist import results as results_lib
-from jaxmnist import train
 from jaxmnist.checkpoints import fingerprint
 from jaxmnist.errors import UserError
 from jaxmnist.input_pipeline import Examples
@@ -206,12 +206,32 @@ def test_more_steps_continue_a_finished_run(config, tmp_path, capsys):
         train.train_and_evaluate(config, tmp_path / "short")
 
 
-def test_several_steps_a_call_are_the_same_training(config, tmp_path):
+def test_several_steps_a_call_are_the_same_training(config, tmp_path, monkeypatch):
     """Whole calls, the single steps at the end, and those that lead up to the next call."""
     config.num_steps = 7
     expected = train.train_and_evaluate(config, tmp_path / "single")
+    jit_train_step, called = train.jit_train_step, []
+
+    class Counted:
+        """jit_train_step(count), whose calls are noted in `called`."""
+
+        def __init__(self, count=1):
+            self.count, self.program = count, jit_train_step(count)
+
+        def __call__(self, state, batch):
+            called.append(self.count)
+            return self.program(state, batch)
+
+        def lower(self, *args):
+            return self
+
+        def compile(self):
+            return self
+
+    monkeypatch.setattr(train, "jit_train_step", Counted)
     config.steps_per_call = 2
     found = train.train_and_evaluate(config, tmp_path / "several")
+    assert called == [2, 2, 2, 1]
     np.testing.assert_allclose(found["test"]["loss"], expected["test"]["loss"], rtol=1e-4)
     several, single = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -223,7 +243,19 @@ def test_several_steps_a_call_are_the_same_training(config, tmp_path):
         np.testing.assert_allclose(a.get("learning_rate", 0), b.get("learning_rate", 0))
 
     config.num_steps = 10  # From step 7 on: a single step, then calls of two.
+    called.clear()
     assert train.train_and_evaluate(config, tmp_path / "several")["step"] == 10
+    assert called == [1, 2]
+
+
+def test_layers_are_chosen_by_platform(config, monkeypatch):
+    """For the same parameters, bit for bit."""
+    states = {}
+    for platform, conv_pool in (("cpu", cpu_layers.conv_pool), ("gpu", None), ("tpu", None)):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        states[platform] = create_train_state(config)
+        assert states[platform].apply_fn.__self__.conv_pool is conv_pool
+    assert len({fingerprint(state.params) for state in states.values()}) == 1
 
 
 def test_bfloat16_trains_float32_parameters(config, tmp_path):

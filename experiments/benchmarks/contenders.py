@@ -10,6 +10,7 @@ Weights and gradients are NumPy arrays in Flax's layout, named by layer and kind
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -35,23 +36,25 @@ class Problem:
 class Ours:
     """jaxmnist's steps, as `python -m jaxmnist.main` runs them."""
 
+    keeps_memory = True
+
     def __init__(self, problem: Problem):
         import jax
+        from flax import traverse_util
 
         from jaxmnist import device, input_pipeline, train, train_state
         from jaxmnist.config import get_config
 
         self._jax, self._train = jax, train
-        device.keep_freed_memory()
+        self._flatten = functools.partial(traverse_util.flatten_dict, sep="/")
+        if self.keeps_memory:
+            device.keep_freed_memory()
         config = get_config()
         config.optimizer = f"sgd(momentum={problem.momentum or None})"
         config.learning_rate = LEARNING_RATE
         config.schedule = "constant"
         config.dropout_rate = DROPOUT_RATE
-        params: dict[str, dict] = {layer: {} for layer in LAYERS}
-        for name, value in problem.weights.items():
-            layer, kind = name.split("/")
-            params[layer][kind] = jax.device_put(value)
+        params = jax.device_put(traverse_util.unflatten_dict(problem.weights, sep="/"))
         self._state = train_state.create_train_state(config).replace(params=params)
         images = input_pipeline.to_float(jax.device_put(problem.images))
         self._batch = {"image": images, "label": jax.device_put(problem.labels)}
@@ -66,11 +69,7 @@ class Ours:
 
         function = self._jax.value_and_grad(loss_fn)
         loss, grads = self._jax.jit(function, compiler_options=self._options)(self._state.params)
-        return float(loss), {
-            f"{layer}/{kind}": np.asarray(value)
-            for layer, kinds in grads.items()
-            for kind, value in kinds.items()
-        }
+        return float(loss), self._flatten(self._jax.device_get(grads))
 
     def step(self) -> None:
         self._state, _ = self._step(self._state, self._batch)
@@ -84,11 +83,11 @@ class Ours:
 class Plain(Ours):
     """The same steps on nn.Conv and nn.max_pool, under a plain jax.jit, memory as it comes."""
 
+    keeps_memory = False
+
     def __init__(self, problem: Problem):
         import flax.linen as nn
         import jax
-
-        from jaxmnist import device
 
         class Network(nn.Module):
             @nn.compact
@@ -100,7 +99,6 @@ class Plain(Ours):
                 x = nn.Dropout(DROPOUT_RATE, deterministic=not train)(x)
                 return nn.Dense(10)(x)
 
-        device.keep_freed_memory = lambda: None
         super().__init__(problem)
         self._state = self._state.replace(apply_fn=Network().apply)
         self._options = {}

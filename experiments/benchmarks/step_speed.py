@@ -22,10 +22,13 @@ from importlib import metadata
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from experiments.benchmarks import contenders
 from jaxmnist import datasets, device
+from jaxmnist.models import CNN
 
 CONTENDERS = {
     "ours": (contenders.Ours, "jax"),
@@ -94,24 +97,14 @@ def _time(function, count: int, *args) -> list[float]:
 
 
 def make_problem(momentum: float, batch_size: int) -> contenders.Problem:
-    """Glorot-uniform weights, a batch of digits, and 10,000 images to evaluate on."""
-    rng = np.random.default_rng(0)
-    shapes = {
-        "Conv_0": (5, 5, 1, 32),
-        "Conv_1": (5, 5, 32, 64),
-        "Dense_0": (3136, 1024),
-        "Dense_1": (1024, 10),
-    }
-    weights = {}
-    for layer, shape in shapes.items():
-        limit = np.sqrt(6 / (np.prod(shape[:-2]) * sum(shape[-2:])))
-        weights[f"{layer}/kernel"] = rng.uniform(-limit, limit, shape).astype(np.float32)
-        # Not zero, so that MNIST's black pixels do not sit on ReLU's kink.
-        weights[f"{layer}/bias"] = rng.normal(0, 0.01, shape[-1]).astype(np.float32)
+    """The initial weights, a batch of digits, and 10,000 images to evaluate on."""
+    params = CNN().init(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32))["params"]
+    weights = flatten_dict(jax.device_get(params), sep="/")
     digits = datasets.load("mnist_sample", ["train", "test"]).splits
     images = np.concatenate([split.images for split in digits])
     labels = np.concatenate([split.labels for split in digits]).astype(np.int32)
-    order, many = rng.permutation(len(labels))[:batch_size], np.arange(EVAL_SIZE) % len(labels)
+    order = np.random.default_rng(0).permutation(len(labels))[:batch_size]
+    many = np.arange(EVAL_SIZE) % len(labels)
     return contenders.Problem(
         weights, images[order], labels[order], images[many], labels[many], momentum
     )
