@@ -33,15 +33,27 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEEP, create=not read_only, read_only=read_only
+            max_to_keep=KEEP,
+            create=False,
+            read_only=read_only,
+            # Process 0 alone writes and reads, so nobody waits for the others.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            ),
         )
         self._folder = folder
         self._read_only = read_only
         with self._explained("open"):
+            if not read_only:
+                folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts to write `state`; returns once it is copied.
+    def steps(self) -> list[int]:
+        """The steps after which there is one."""
+        return list(self._manager.all_steps())
+
+    def save(self, step: int, tree: dict[str, Any]) -> None:
+        """Starts to write NumPy arrays, of which nobody else changes the memory.
 
         Raises:
           UserError: this one, or the one before, cannot be written, or a parameter is not
@@ -49,8 +61,6 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        # A copy of our own: the loop gives the state's memory to the next step.
-        tree = jax.tree.map(np.array, jax.device_get(_saved_part(state)))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree["params"])):
             raise UserError(
                 f"the parameters are not finite after step {step}: lower the learning rate; the "
@@ -63,27 +73,31 @@ class Checkpoints:
             self._manager.check_for_errors()
             self._manager.save(step, args=args)
 
-    def restore(self, state: TrainState) -> TrainState | None:
-        """The newest whole checkpoint, in the shape of `state`; None if there is none.
+    def read(self, step: int, target: dict[str, Any]) -> dict[str, Any] | None:
+        """The checkpoint of a step, in the shape of `target`; None if it is damaged.
 
-        Damaged ones are told of and, unless read-only, renamed, so that their steps can be
-        written again.
+        A damaged one is told of and, unless read-only, renamed, so that its step can be written
+        again.
         """
-        target = jax.tree.map(np.asarray, jax.device_get(_saved_part(state)))
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                tree = self._read(step, target)
-            except Exception as e:
-                print(
-                    f"WARNING: the checkpoint of step {step} in {self._folder} is damaged "
-                    f"({_reason(e)}); trying the one before it.",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                if not self._read_only:
-                    self._set_aside(step)
-                continue
-            return state.replace(**jax.device_put(tree, may_alias=False))
+        try:
+            return self._read(step, target)
+        except Exception as e:
+            print(
+                f"WARNING: the checkpoint of step {step} in {self._folder} is damaged "
+                f"({_reason(e)}); trying the one before it.",
+                file=sys.stderr,
+                flush=True,
+            )
+        if not self._read_only:
+            self._set_aside(step)
+        return None
+
+    def restore(self, target: dict[str, Any]) -> dict[str, Any] | None:
+        """The newest whole checkpoint, in the shape of `target`; None if there is none."""
+        for step in sorted(self.steps(), reverse=True):
+            tree = self.read(step, target)
+            if tree is not None:
+                return tree
         return None
 
     def wait(self) -> None:
@@ -129,5 +143,6 @@ def _reason(e: Exception) -> str:
     return first_line.rsplit(": ", 1)[-1][:200]
 
 
-def _saved_part(state: TrainState) -> dict[str, Any]:
+def saved_part(state: TrainState) -> dict[str, Any]:
+    """What of a state is saved; the rest follows from the config."""
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state}

@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
     config.dtype = "float32"  # Of products; or "bfloat16", for accelerators.
 
     config.seed = 0
+    config.num_seeds = 1  # Runs of seed, seed + 1, ..., each in a folder of the workdir.
 
     config.log_every = 100
     config.eval_every = 1_000
@@ -45,6 +46,8 @@ def get_config() -> ConfigDict:
     # Steps in one call of the device. 0: one on a CPU; elsewhere, where a call may cost more
     # than a step, as many as logging, evaluation and checkpoints allow.
     config.steps_per_call = 0
+    # Seeds that train at once. 0: one on a CPU, all elsewhere.
+    config.seeds_per_call = 0
     return config
 
 
@@ -52,6 +55,7 @@ def get_config() -> ConfigDict:
 FREE_TO_CHANGE = (
     *("data_dir", "allow_sample", "eval_split", "eval_batch_size", "num_steps"),
     *("log_every", "eval_every", "checkpoint_every", "steps_per_call"),
+    *("num_seeds", "seeds_per_call"),
 )
 
 _DATASETS = datasets.names()
@@ -69,10 +73,12 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dropout_rate": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
     "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
     "seed": (lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2**32"),
+    "num_seeds": _AT_LEAST_1,
     "log_every": _AT_LEAST_1,
     "eval_every": _AT_LEAST_1,
     "checkpoint_every": _AT_LEAST_1,
     "steps_per_call": (lambda value: value >= 0, "a whole number of at least 0"),
+    "seeds_per_call": (lambda value: value >= 0, "a whole number of at least 0"),
 }
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
@@ -120,6 +126,8 @@ def check(config: ConfigDict) -> None:
             f"steps_per_call={config.steps_per_call} is not allowed: it must divide "
             f"{', '.join(f'{field}={config[field]}' for field in _PERIODS)}; {period} does."
         )
+    if config.seed + config.num_seeds > 2**32:
+        raise UserError(f"num_seeds={config.num_seeds} is not allowed: seeds are below 2**32.")
     for field in ("train_split", "eval_split"):
         try:
             parts = datasets.slice_of(config.dataset, config[field])
@@ -131,7 +139,7 @@ def check(config: ConfigDict) -> None:
                 f"batch_size={config.batch_size} is not allowed: it must be at most {count:,}, "
                 f"the examples of {config.dataset}'s {config.train_split}."
             )
-    optimizers.create_optimizer(config.optimizer, optimizers.create_schedule(config))
+    optimizers.create_optimizer(config)
 
 
 def changed_training(old: ConfigDict, new: ConfigDict) -> list[str]:
@@ -148,6 +156,12 @@ def steps_per_call(config: ConfigDict, platform: str) -> int:
     if config.steps_per_call:
         return config.steps_per_call
     return 1 if platform == "cpu" else math.gcd(*(config[field] for field in _PERIODS))
+
+
+def seeds_per_call(config: ConfigDict, platform: str) -> int:
+    """How many seeds train at once on a platform such as "cpu" or "gpu"."""
+    at_once = config.seeds_per_call or (1 if platform == "cpu" else config.num_seeds)
+    return min(at_once, config.num_seeds)
 
 
 def eval_name(config: ConfigDict) -> str:

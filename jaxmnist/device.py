@@ -76,6 +76,7 @@ def describe() -> dict[str, str | int]:
         "platform": device.platform,
         "kind": device.device_kind,
         "count": jax.device_count(),
+        "processes": jax.process_count(),
         "processor": _processor(),
         "threads": num_threads(),
     }

@@ -2,20 +2,20 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxmnist import device
-from jaxmnist.checkpoints import Checkpoints
+from jaxmnist import device, distributed
 from jaxmnist.errors import UserError
-from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+from jaxmnist.logs import Screen, Stopwatch
+from jaxmnist.records import Records
 from jaxmnist.train_state import TrainState
 
-Metrics = dict[str, Float[Array, "*steps"]]
+Metrics = dict[str, Float[Array, "*steps_and_runs"]]
 Hook = Callable[[int, TrainState, Metrics], None]
 
 
@@ -28,14 +28,15 @@ class Interrupted(Exception):
 
 
 class FirstStep:
-    """Notes how many seconds after its start the process has ended its first call."""
+    """Notes how many seconds the first call ended after the process had the age `since`."""
 
-    seconds = 0.0
+    def __init__(self, since: float = 0.0):
+        self._since, self.seconds = since, 0.0
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if not self.seconds:
             jax.block_until_ready(metrics)
-            self.seconds = device.process_seconds()
+            self.seconds = device.process_seconds() - self._since
 
 
 class Log:
@@ -49,26 +50,31 @@ class Log:
         every: int,
         last: int,
         step: int,
-        writer: MetricWriter,
+        seeds: Sequence[int],
+        records: Records,
         screen: Screen,
         watch: Stopwatch,
     ):
-        self._every, self._last = every, last
-        self._writer, self._screen, self._watch = writer, screen, watch
+        self._every, self._last, self._seeds = every, last, seeds
+        self._records, self._screen, self._watch = records, screen, watch
         self._pending: list[Metrics] = []
         self._logged = (step, watch.seconds())
-        self.latest: dict[str, float] = {}
+        self.latest: list[dict[str, float]] = []
+
+    def is_due(self, step: int) -> bool:
+        return step % self._every == 0 or step == self._last
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         self._pending.append(metrics)
-        if step % self._every and step != self._last:
+        if not self.is_due(step):
             return
         self.catch_up(step)
         steps, seconds = step - self._logged[0], self._watch.seconds() - self._logged[1]
         self._logged = (step, self._watch.seconds())
-        record = self.latest | {"steps_per_second": steps / max(seconds, 1e-9)}
-        self._writer.write(step, "train", self._watch.seconds(), record)
-        self._screen.progress(step, record)
+        speed = {"steps_per_second": steps / max(seconds, 1e-9)}
+        latest = [metrics | speed for metrics in self.latest]
+        self._records.write(step, "train", self._watch.seconds(), latest)
+        self._screen.progress(step, mean(latest))
 
     def catch_up(self, step: int) -> None:
         """Waits for all steps up to `step`; raises UserError if one's loss is not finite."""
@@ -76,17 +82,22 @@ class Log:
             return
         calls = jax.device_get(self._pending)
         self._pending = []
-        # A call's metrics are those of one step, or of several, stacked.
-        fetched = {n: np.concatenate([np.atleast_1d(c[n]) for c in calls]) for n in calls[0]}
+        # A call's metrics are those of one step, or of several, stacked; of one run or several.
+        runs = len(self._seeds)
+        fetched = {
+            name: np.concatenate([np.reshape(call[name], (-1, runs)) for call in calls])
+            for name in calls[0]
+        }
         losses = fetched["loss"]
         if not np.isfinite(losses).all():
-            bad = int(np.flatnonzero(~np.isfinite(losses))[0])
+            at, run = np.argwhere(~np.isfinite(losses))[0]
+            seed = f" of seed {self._seeds[run]}" if runs > 1 else ""
             raise UserError(
-                f"the loss is {losses[bad]} at step {step - len(losses) + 1 + bad}: lower the "
-                f"learning rate ({fetched['learning_rate'][bad]:g} there); the last checkpoint "
-                "is from before."
+                f"the loss is {losses[at, run]} at step {step - len(losses) + 1 + at}{seed}: lower "
+                f"the learning rate ({fetched['learning_rate'][at, run]:g} there); the last "
+                "checkpoint is from before."
             )
-        self.latest = {name: float(values[-1]) for name, values in fetched.items()}
+        self.latest = each_run({name: values[-1] for name, values in fetched.items()})
 
 
 class Evaluate:
@@ -97,47 +108,56 @@ class Evaluate:
         every: int,
         last: int,
         split: str,
-        evaluate: Callable[[TrainState], dict[str, float]],
+        evaluate: Callable[[TrainState], dict[str, np.ndarray]],
         log: Log,
-        writer: MetricWriter,
+        records: Records,
         screen: Screen,
         watch: Stopwatch,
     ):
         self._every, self._last, self._split = every, last, split
         self._evaluate, self._log = evaluate, log
-        self._writer, self._screen, self._watch = writer, screen, watch
-        self.latest: dict[str, float] = {}
+        self._records, self._screen, self._watch = records, screen, watch
+        self.latest: list[dict[str, float]] = []
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if step % self._every and step != self._last:
             return
         self._log.catch_up(step)
         with self._watch.pause():
-            self.latest = self._evaluate(state)
-        self._writer.write(step, self._split, self._watch.seconds(), self.latest)
+            self.latest = each_run(self._evaluate(state))
+        self._records.write(step, self._split, self._watch.seconds(), self.latest)
         self._screen.line(describe(step, self._split, self.latest))
 
 
 class Checkpoint:
     """Every `every` steps, after the last, and when a signal came, writes a checkpoint.
 
+    Where there are several processes, a signal to one stops all, when they next log.
+
     Within `on_signals`, SIGTERM and Ctrl-C become a checkpoint and Interrupted; a second
     Ctrl-C stops the process at once.
     """
 
-    def __init__(self, every: int, last: int, checkpoints: Checkpoints, log: Log):
+    def __init__(self, every: int, last: int, records: Records, log: Log):
         self._every, self._last = every, last
-        self._checkpoints, self._log = checkpoints, log
-        self._signum: int | None = None
+        self._records, self._log = records, log
+        self._signum = 0
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        if step % self._every and step != self._last and self._signum is None:
+        signum = self._agreed(step)
+        if step % self._every and step != self._last and not signum:
             return
         self._log.catch_up(step)
-        self._checkpoints.save(step, state)
-        if self._signum is not None:
-            self._checkpoints.wait()
-            raise Interrupted(self._signum, step)
+        self._records.save(step, state)
+        if signum:
+            self._records.wait()
+            raise Interrupted(signum, step)
+
+    def _agreed(self, step: int) -> int:
+        """The signal that stops the run, if any: several processes stop after the same step."""
+        if jax.process_count() == 1:
+            return self._signum
+        return distributed.largest(self._signum) if self._log.is_due(step) else 0
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -160,6 +180,21 @@ class Checkpoint:
         )
 
 
-def describe(step: int, split: str, metrics: dict[str, float]) -> str:
-    """One line for an evaluation."""
-    return f"step {step}: {split} accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}"
+def describe(step: int, split: str, runs: list[dict[str, float]]) -> str:
+    """One line for an evaluation, of one run or several."""
+    metrics = mean(runs)
+    of = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
+    return (
+        f"step {step}: {split} accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}{of}"
+    )
+
+
+def each_run(metrics: dict[str, np.ndarray]) -> list[dict[str, float]]:
+    """Metrics with a value for each run, run by run."""
+    values = zip(*(np.atleast_1d(value).tolist() for value in metrics.values()), strict=True)
+    return [dict(zip(metrics, run, strict=True)) for run in values]
+
+
+def mean(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The mean over the runs of each metric."""
+    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}

@@ -70,18 +70,20 @@ class MetricWriter:
 
 
 class Screen:
-    """Progress on standard output: a bar on a terminal, plain lines elsewhere."""
+    """Progress on standard output: a bar on a terminal, plain lines elsewhere, or nothing."""
 
-    def __init__(self, num_steps: int, step: int):
+    def __init__(self, num_steps: int, step: int, *, quiet: bool = False):
         self._bar = None
-        self._num_steps = num_steps
-        if sys.stdout.isatty():
+        self._num_steps, self._quiet = num_steps, quiet
+        if sys.stdout.isatty() and not quiet:
             self._bar = tqdm(
                 total=num_steps, initial=step, unit="step", file=sys.stdout, dynamic_ncols=True
             )
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Shows the metrics of a training step."""
+        if self._quiet:
+            return
         loss, accuracy = f"{metrics['loss']:.4f}", f"{metrics['accuracy']:.4f}"
         if self._bar is not None:
             self._bar.set_postfix({"loss": loss, "accuracy": accuracy}, refresh=False)
@@ -99,7 +101,7 @@ class Screen:
         """Prints a line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
-        else:
+        elif not self._quiet:
             print(text, flush=True)
 
     def close(self) -> None:

@@ -23,19 +23,24 @@ def run(command: Callable[[], None]) -> int:
     """
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     _silence_libraries()
+    status = 0
     try:
         command()
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
-        return 1
+        status = 1
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""
         print(f"error: {e.strerror or e}{where}.", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return 0
+        status = 128 + signal.SIGINT
+    except SystemExit as e:
+        status = int(e.code or 0)
+    if "jaxmnist.distributed" in sys.modules:
+        sys.modules["jaxmnist.distributed"].leave(status)
+    return status
 
 
 def _silence_libraries() -> None:
@@ -66,6 +71,19 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
         default="train",
         help="eval: only evaluate the workdir's newest checkpoint",
     )
+    together = parser.add_argument_group(
+        "several processes",
+        "The same command on each; on SLURM, Open MPI, Kubernetes and Cloud TPU without these.",
+    )
+    together.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")
+    together.add_argument("--num_processes", type=int, help="how many; 1: this one alone")
+    together.add_argument("--process_id", type=int, help="which this is, from 0")
+    together.add_argument(
+        "--join_timeout",
+        type=float,
+        default=300,
+        help="seconds to wait for the rest: %(default)g",
+    )
     args, rest = parser.parse_known_args(argv)
     overrides = []
     while rest:
@@ -83,26 +101,31 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
-    from jaxmnist import device, hooks, results, train
+    from jaxmnist import device, distributed, hooks, results, runs
     from jaxmnist.workdir import Workdir
 
+    distributed.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout)
     device.keep_freed_memory()
     device.cache_compilations()
     if args.mode == "eval":
-        config = Workdir(Path(args.workdir)).load_config()
+        config = distributed.from_first(Workdir(Path(args.workdir)).load_config)
         if config is None:
             raise UserError(f"{args.workdir} holds no run to evaluate: train there first.")
         config_lib.override(config, overrides)
-        step, metrics = train.evaluate_checkpoint(config, args.workdir)
-        print(hooks.describe(step, config_lib.eval_name(config), metrics))
+        name = config_lib.eval_name(config)
+        for seed, step, metrics in runs.evaluate_checkpoints(config, args.workdir):
+            if distributed.is_first():
+                which = f"seed {seed}: " if config.num_seeds > 1 else ""
+                print(which + hooks.describe(step, name, [metrics]))
         return
     config = config_lib.load(args.config, overrides)
     try:
-        found = train.train_and_evaluate(config, args.workdir)
+        found = runs.train_and_evaluate(config, args.workdir)
     except hooks.Interrupted as e:
         print(f"{e}; the same command resumes it.", file=sys.stderr)
         sys.exit(128 + e.signum)
-    print(results.summary(found, config_lib.eval_name(config), args.workdir))
+    if distributed.is_first():
+        print(results.summary(found, config_lib.eval_name(config), args.workdir))
 
 
 if __name__ == "__main__":

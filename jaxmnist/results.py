@@ -1,8 +1,11 @@
 """What a run says of itself: its first line, results.json, its last line."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
@@ -10,59 +13,106 @@ from jaxmnist import device
 from jaxmnist.checkpoints import fingerprint
 from jaxmnist.datasets import Dataset
 from jaxmnist.models import num_parameters
+from jaxmnist.sharding import Layout
 from jaxmnist.train_state import TrainState
 
 
-def introduction(dataset: Dataset, state: TrainState) -> str:
+def introduction(dataset: Dataset, state: TrainState, layout: Layout) -> str:
     """The line that a run starts with; `dataset` has its training and evaluation splits."""
-    found = device.describe()
+    found, processes = device.describe(), jax.process_count()
     train, test = dataset.splits
+    within = f" in {processes} processes" if processes > 1 else ""
+    seeds = f"; {layout.num_runs} seeds at once" if layout.num_runs > 1 else ""
     return (
         f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples; "
-        f"{num_parameters(state.params):,} parameters; {found['count']} {found['kind']} "
-        f"({found['processor']}, {found['threads']} threads)"
+        f"{num_parameters(state.params) // layout.num_runs:,} parameters; {found['count']} "
+        f"{found['kind']}{within} ({found['processor']}, {found['threads']} threads){seeds}"
     )
 
 
 def collect(
-    config: ConfigDict,
+    configs: Sequence[ConfigDict],
     dataset: Dataset,
-    state: TrainState,
-    metrics: dict[str, dict[str, float]],
+    state: dict[str, Any],
+    layout: Layout,
+    metrics: dict[str, list[dict[str, float]]],
     seconds: dict[str, float],
-) -> dict[str, Any]:
-    """What results.json holds of a run that ended in `state`.
+) -> list[dict[str, Any]]:
+    """What results.json holds of each of the runs that trained at once.
 
     Args:
-      config: the run's, whole.
+      configs: the runs', whole.
       dataset: its training and evaluation splits.
-      state: the last.
-      metrics: the last ones by split.
+      state: "step" and "params" at the end, of all runs, as NumPy arrays.
+      layout: of the runs.
+      metrics: the last ones of each run, by split.
       seconds: by what they were spent on.
     """
-    counts = zip(("train", config_lib.eval_name(config)), dataset.splits, strict=True)
-    return {
-        "dataset": {
-            "name": dataset.name,
-            "num_examples": {name: len(split) for name, split in counts},
-        },
-        "step": int(state.step),
-        **metrics,
-        "seconds": seconds | {"total": device.process_seconds()},
+    counts = zip(("train", config_lib.eval_name(configs[0])), dataset.splits, strict=True)
+    common = {
+        "seconds": seconds,
         "peak_memory_bytes": device.peak_memory_bytes(),
-        "params_sha256": fingerprint(state.params),
-        "num_parameters": num_parameters(state.params),
-        "device": device.describe(),
-        "versions": device.versions(),
+    }
+    num_examples = {name: len(split) for name, split in counts}
+    machine = {"device": device.describe(), "versions": device.versions()}
+    return [
+        {
+            "dataset": {"name": dataset.name, "num_examples": num_examples},
+            "step": int(each["step"]),
+            **{split: runs[i] for split, runs in metrics.items() if runs},
+            **common,
+            "params_sha256": fingerprint(each["params"]),
+            "num_parameters": num_parameters(each["params"]),
+            **machine,
+            "config": config.to_dict(),
+        }
+        for i, (config, each) in enumerate(zip(configs, layout.each_run(state), strict=True))
+    ]
+
+
+def over_seeds(results: Sequence[dict[str, Any]], config: ConfigDict) -> dict[str, Any]:
+    """What results.json holds of the same training with several seeds.
+
+    Of each metric the mean, the standard deviation (of a sample: over n - 1) and each value.
+    """
+    splits = [name for name in ("train", config_lib.eval_name(config)) if name in results[0]]
+    first = results[0]
+    return {
+        "dataset": first["dataset"],
+        "step": first["step"],
+        "seeds": [each["config"]["seed"] for each in results],
+        **{
+            split: {name: _spread([each[split][name] for each in results]) for name in first[split]}
+            for split in splits
+        },
+        "seconds": {"total": device.process_seconds()},
+        "params_sha256": [each["params_sha256"] for each in results],
+        "device": first["device"],
+        "versions": first["versions"],
         "config": config.to_dict(),
     }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": std, "each": values}
 
 
 def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
     """The line that a run ends with; `name` is the evaluation's, such as "test"."""
     metrics, seconds = results[name], round(results["seconds"]["total"])
+    where = f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
+    describe: Callable[[Any], str] = "{:.4f}".format
+    if "seeds" in results:
+        where = f"results.json, and seed-*/ with each run, are in {workdir}"
+        describe = _describe
+    accuracy, loss = describe(metrics["accuracy"]), describe(metrics["loss"])
     return (
-        f"done: {results['dataset']['name']} {name} accuracy {metrics['accuracy']:.4f}, "
-        f"loss {metrics['loss']:.4f} after {results['step']:,} steps in {seconds} s; "
-        f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
+        f"done: {results['dataset']['name']} {name} accuracy {accuracy}, loss {loss} "
+        f"after {results['step']:,} steps in {seconds} s; {where}"
     )
+
+
+def _describe(spread: dict[str, Any]) -> str:
+    each = ", ".join(f"{value:.4f}" for value in spread["each"])
+    return f"{spread['mean']:.4f} ± {spread['std']:.4f} ({each})"

@@ -1,10 +1,10 @@
 """The pure training and evaluation steps, and the explicit loop around them."""
 
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,20 +15,15 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, device, hooks
+from jaxmnist import datasets, device, distributed, hooks
 from jaxmnist import results as results_lib
-from jaxmnist.checkpoints import Checkpoints
 from jaxmnist.errors import UserError
-from jaxmnist.input_pipeline import (
-    Batch,
-    Examples,
-    ShuffledBatches,
-    ordered_batches,
-    put_on_device,
-)
-from jaxmnist.logs import MetricWriter, Screen, Stopwatch
-from jaxmnist.train_state import IMAGE_SHAPE, TrainState, create_train_state, split_seed
-from jaxmnist.workdir import Workdir, write_json
+from jaxmnist.input_pipeline import Batch, Data, Examples, ShuffledBatches, ordered_batches
+from jaxmnist.logs import Screen, Stopwatch
+from jaxmnist.records import Records
+from jaxmnist.sharding import Layout, fetch
+from jaxmnist.train_state import IMAGE_SHAPE, TrainState, create_train_state, data_keys
+from jaxmnist.workdir import Workdir
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metrics]:
@@ -45,7 +40,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metri
         return cross_entropy(logits, batch["label"]).mean(), logits
 
     (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = state.tx.update(
+    updates, opt_state = state.optimizer(state.hyperparams).update(
         grads,
         state.opt_state,
         state.params,
@@ -54,21 +49,14 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metri
         grad=grads,
         value_fn=lambda params: loss_fn(params)[0],
     )
+    schedule = state.optimizer.schedule(state.hyperparams)
     metrics = {
         "loss": loss,
         "accuracy": jnp.mean(is_correct(logits, batch["label"])),
-        "learning_rate": jnp.asarray(state.schedule(state.step), jnp.float32),
+        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
     }
     params = optax.apply_updates(state.params, updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
-
-
-def train_steps(state: TrainState, batches: Batch) -> tuple[TrainState, hooks.Metrics]:
-    """As many updates as `batches` has batches, along its first axis; so have the metrics.
-
-    One call instead of many: on an accelerator a call may cost more than a step.
-    """
-    return jax.lax.scan(train_step, state, batches)
 
 
 def eval_step(state: TrainState, batch: Batch) -> hooks.Metrics:
@@ -95,15 +83,32 @@ def is_correct(
     return (logits.argmax(-1) == labels).astype(jnp.float32)
 
 
-def jit_train_step(count: int = 1):
-    """train_step, or train_steps for more, jitted; the state's memory goes to the next state."""
-    step = train_step if count == 1 else train_steps
-    return jax.jit(step, donate_argnums=0, compiler_options=device.compiler_options())
+@functools.cache
+def jit_train_step(count: int = 1, layout: Layout | None = None) -> jax.stages.Wrapped:
+    """train_step, of each of the layout's runs, jitted; the state's memory goes to the next state.
+
+    With a count, as many steps: batches and metrics are stacked along a first axis. One call
+    instead of many, since on an accelerator a call may cost more than a step.
+    """
+    layout = layout or Layout.create()
+    step = layout.over_runs(train_step)
+    return jax.jit(
+        step if count == 1 else functools.partial(jax.lax.scan, step),
+        donate_argnums=0,
+        out_shardings=(layout.state, layout.everywhere),
+        compiler_options=device.compiler_options(),
+    )
 
 
-def jit_eval_step():
-    """eval_step, jitted for the device."""
-    return jax.jit(eval_step, compiler_options=device.compiler_options())
+@functools.cache
+def jit_eval_step(layout: Layout | None = None) -> jax.stages.Wrapped:
+    """eval_step, of each of the layout's runs, jitted."""
+    layout = layout or Layout.create()
+    return jax.jit(
+        layout.over_runs(eval_step, in_axes=(0, None)),
+        out_shardings=layout.everywhere,
+        compiler_options=device.compiler_options(),
+    )
 
 
 def evaluate(
@@ -111,145 +116,135 @@ def evaluate(
     state: TrainState,
     examples: Examples,
     batch_size: int,
-) -> dict[str, float]:
-    """Mean loss and accuracy over every example, each counted once; `eval_fn` is eval_step."""
-    sums = [eval_fn(state, batch) for batch in ordered_batches(examples, batch_size)]
-    totals = jax.tree.map(lambda *xs: float(np.sum(xs, dtype=np.float64)), *jax.device_get(sums))
-    return {name: total / len(examples) for name, total in totals.items()}
+    layout: Layout | None = None,
+) -> dict[str, np.ndarray]:
+    """Mean loss and accuracy over every example, each counted once, of each of the runs.
+
+    `eval_fn` is eval_step, jitted.
+    """
+    layout = layout or Layout.create()
+    sums = [
+        layout.settle(eval_fn(state, batch))
+        for batch in ordered_batches(examples, batch_size, layout)
+    ]
+    totals = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *jax.device_get(sums))
+    return {name: np.asarray(total / len(examples)) for name, total in totals.items()}
 
 
-def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
-    """Trains in `workdir` from where it stands, and evaluates.
+def train(
+    configs: Sequence[ConfigDict], workdirs: Sequence[Workdir], data: Data, since: float = 0.0
+) -> list[dict[str, Any]]:
+    """Trains runs that differ in their seeds alone at once, from where their workdirs stand.
 
-    Returns what it writes to results.json. Its seconds are this process's, but "train" counts
-    those before a restart too; its "train" metrics are those of the last step's batch.
+    Args:
+      configs: of each.
+      workdirs: of each.
+      data: whose data they use.
+      since: the age of this process, in seconds, when they began.
+
+    Returns the results of each. Their seconds are those from then on, but "train" counts those
+    before a restart too; their "train" metrics are those of the last step's batch.
 
     Raises:
       UserError: what a user can mend.
-      hooks.Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
+      hooks.Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
     """
-    config_lib.check(config)
-    record = Workdir(Path(workdir))
-    with record.locked():
-        try:
-            return _run(config.copy_and_resolve_references(), record)
-        except OSError as e:
-            raise UserError(
-                f"cannot write in {workdir} ({e.strerror or e}): make room or choose another "
-                "workdir; what was there before is whole."
-            ) from e
-
-
-def evaluate_checkpoint(config: ConfigDict, workdir: str | Path) -> tuple[int, dict[str, float]]:
-    """Evaluates the newest checkpoint of `workdir`: (its step, mean loss and accuracy)."""
-    config_lib.check(config)
-    record = Workdir(Path(workdir))
-    dataset = _load(config, [config.eval_split])
-    checkpoints = Checkpoints(record.checkpoints, read_only=True)
-    state = checkpoints.restore(create_train_state(config, dataset.num_classes))
-    checkpoints.close()
-    if state is None:
-        raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
-    examples = put_on_device(dataset.splits[0].images, dataset.splits[0].labels)
-    return int(state.step), evaluate(jit_eval_step(), state, examples, config.eval_batch_size)
-
-
-def _run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+    config, seeds = configs[0], [config.seed for config in configs]
+    layout = Layout.create(len(seeds))
     seconds: dict[str, float] = {}
     many = config_lib.steps_per_call(config, jax.default_backend())
     with ExitStack() as cleanup:
         # XLA compiles while the data are read.
         compiler = cleanup.enter_context(ThreadPoolExecutor(1))
-        compiling = compiler.submit(_compile, config, many, seconds)
+        compiling = compiler.submit(_compile, config, seeds, layout, many, seconds)
         with _timed(seconds, "data"):
-            dataset = _load(config, [config.train_split, config.eval_split])
-            config.dataset = dataset.name
-            config_lib.check(config)  # Again: the sample has fewer examples.
-            workdir.save_config(config)
-            train, test = (put_on_device(split.images, split.labels) for split in dataset.splits)
+            dataset, (train, test) = data.load(config, layout)
+            for each in configs:
+                each.dataset = dataset.name
+                config_lib.check(each)  # Again: the sample has fewer examples.
 
-        state, program = compiling.result()
-        checkpoints = Checkpoints(workdir.checkpoints)
-        cleanup.callback(checkpoints.close)
-        state = checkpoints.restore(state) or state
-        start = int(state.step)
-        _check_start(start, config.num_steps, workdir)
-
-        batches = ShuffledBatches(train, split_seed(config.seed)["data"], config.batch_size)
-        eval_fn = jit_eval_step()
-
-        def evaluate_test(state: TrainState) -> dict[str, float]:
-            with _timed(seconds, "eval"):
-                return evaluate(eval_fn, state, test, config.eval_batch_size)
-
-        print(results_lib.introduction(dataset, state), flush=True)
-        if 0 < start < config.num_steps:
-            print(f"resuming from step {start}", flush=True)
-        last, name = config.num_steps, config_lib.eval_name(config)
-        writer = MetricWriter(workdir, start)
-        cleanup.callback(writer.close)
-        screen = Screen(last, start)
+        records = Records(list(workdirs), layout)
+        cleanup.callback(records.close)
+        state = records.open(list(configs), compiling.result())
+        start, last = int(fetch(state.step).max()), config.num_steps
+        name = config_lib.eval_name(config)
+        _check_start(start, last, workdirs[0])
+        screen = Screen(last, start, quiet=not distributed.is_first())
         cleanup.callback(screen.close)
-        watch = Stopwatch(writer.seconds)
-        first_step = hooks.FirstStep()
-        log = hooks.Log(config.log_every, last, start, writer, screen, watch)
-        evaluation = hooks.Evaluate(
-            config.eval_every, last, name, evaluate_test, log, writer, screen, watch
-        )
-        checkpoint = hooks.Checkpoint(config.checkpoint_every, last, checkpoints, log)
+        screen.line(results_lib.introduction(dataset, state, layout))
+        if 0 < start < last:
+            screen.line(f"resuming from step {start}")
 
-        programs = {many: program}
+        eval_fn = jit_eval_step(layout)
+        batches = ShuffledBatches(train, data_keys(seeds, layout), config.batch_size, layout)
+
+        def evaluate_test(state: TrainState) -> dict[str, np.ndarray]:
+            with _timed(seconds, "eval"):
+                return evaluate(eval_fn, state, test, config.eval_batch_size, layout)
+
+        watch = Stopwatch(records.seconds)
+        first_step = hooks.FirstStep(since)
+        log = hooks.Log(config.log_every, last, start, seeds, records, screen, watch)
+        evaluation = hooks.Evaluate(
+            config.eval_every, last, name, evaluate_test, log, records, screen, watch
+        )
+        checkpoint = hooks.Checkpoint(config.checkpoint_every, last, records, log)
+
         with checkpoint.on_signals(), jax.transfer_guard("disallow"):
             step = start
             while step < last:
                 # Single steps lead up to the calls of several, and end the run.
                 count = many if step % many == 0 and step + many <= last else 1
                 batch = batches(step, count if count > 1 else None)
-                if count not in programs:
-                    programs[count] = jit_train_step(count)
-                state, metrics = programs[count](state, batch)
+                state, metrics = layout.settle(jit_train_step(count, layout)(state, batch))
                 step += count
                 for hook in (first_step, log, evaluation, checkpoint):
                     hook(step, state, metrics)
-        checkpoints.wait()
+        records.wait()
 
         if start == last:
-            screen.line(f"the run in {workdir.path} finished at step {last}; evaluating it again")
-            evaluation.latest = evaluate_test(state)
+            screen.line(
+                f"the run in {workdirs[0].path} finished at step {last}; evaluating it again"
+            )
+            evaluation.latest = hooks.each_run(evaluate_test(state))
             screen.line(hooks.describe(last, name, evaluation.latest))
-            results = workdir.load_results()
-            if results and results["step"] == last:
-                results[name] = evaluation.latest
-                write_json(workdir.results, results)
-                return results
-
-    results = results_lib.collect(
-        config,
-        dataset,
-        state,
-        {"train": writer.latest["train"], name: evaluation.latest},
-        {"first_step": first_step.seconds, **seconds, "train": watch.seconds()},
-    )
-    write_json(workdir.results, results)
-    return results
+        results = results_lib.collect(
+            configs,
+            dataset,
+            fetch({"step": state.step, "params": state.params}),
+            layout,
+            {"train": log.latest or records.latest("train"), name: evaluation.latest},
+            {
+                "first_step": first_step.seconds,
+                **seconds,
+                "train": watch.seconds(),
+                "total": device.process_seconds() - since,
+            },
+        )
+        return records.finish(results, name, again=start == last)
 
 
 def _compile(
-    config: ConfigDict, count: int, seconds: dict[str, float]
-) -> tuple[TrainState, Callable]:
-    """The state before the first step, and `count` steps, compiled for it."""
-    state = create_train_state(config, datasets.num_classes(config.dataset))
-    shape = (config.batch_size,) if count == 1 else (count, config.batch_size)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*shape, *IMAGE_SHAPE), jnp.float32),
-        "label": jax.ShapeDtypeStruct(shape, jnp.int32),
-    }
+    config: ConfigDict,
+    seeds: Sequence[int],
+    layout: Layout,
+    count: int,
+    seconds: dict[str, float],
+) -> TrainState:
+    """The state before the first step, once `count` steps are compiled for it."""
+    state = create_train_state(config, datasets.num_classes(config.dataset), layout, seeds)
+    stacked = () if count == 1 else (count,)
+    runs = () if layout.num_runs == 1 else (layout.num_runs,)
+    sharding = layout.batch(stacked=bool(stacked))
+
+    def batch_of(shape, dtype):
+        shape = (*stacked, *runs, config.batch_size, *shape)
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    batch = {"image": batch_of(IMAGE_SHAPE, jnp.float32), "label": batch_of((), jnp.int32)}
     with _timed(seconds, "compile"):
-        return state, jit_train_step(count).lower(state, batch).compile()
-
-
-def _load(config: ConfigDict, splits: list[str]) -> datasets.Dataset:
-    return datasets.load(config.dataset, splits, config.data_dir, config.allow_sample)
+        jit_train_step(count, layout).lower(state, batch).compile()
+    return state
 
 
 def _check_start(start: int, num_steps: int, workdir: Workdir) -> None:

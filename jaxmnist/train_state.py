@@ -2,79 +2,125 @@
 
 import functools
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 from ml_collections import ConfigDict
 
-from jaxmnist import cpu_layers, optimizers
+from jaxmnist import cpu_layers
 from jaxmnist.models import CNN
+from jaxmnist.optimizers import Optimizer, create_optimizer
+from jaxmnist.sharding import Layout
 
 
 # JAX builds trees of this shape from other things than arrays.
 @typing.no_type_check
 class TrainState(struct.PyTreeNode):
-    """All that a step reads and changes, a pytree.
+    """All that a step reads and changes, a pytree; of several runs, with one more axis, the first.
 
     Attributes:
       step: how many steps were taken, int32.
       params: the network's parameters.
       opt_state: the optimizer's state.
       dropout_key: the masks of step s are drawn from fold_in(dropout_key, s).
+      hyperparams: the optimizer's numbers, float32.
       apply_fn: the network's apply.
-      tx: the optimizer.
-      schedule: the learning rate by step, for the metrics.
+      optimizer: hyperparams -> optax's transformation; its schedule is for the metrics.
     """
 
-    step: Int[Array, ""]
+    step: Int[Array, "*runs"]
     params: dict[str, Any]
     opt_state: optax.OptState
-    dropout_key: Key[Array, ""]
+    dropout_key: Key[Array, "*runs"]
+    hyperparams: dict[str, Float[Array, "*runs"]]
     apply_fn: Callable = struct.field(pytree_node=False)
-    tx: optax.GradientTransformationExtraArgs = struct.field(pytree_node=False)
-    schedule: Callable = struct.field(pytree_node=False)
+    optimizer: Optimizer = struct.field(pytree_node=False)
 
 
 IMAGE_SHAPE = (28, 28, 1)
 
 
-def create_train_state(config: ConfigDict, num_classes: int = 10) -> TrainState:
-    """The state before the first step: a function of the config alone."""
-    model = CNN(
-        dropout_rate=config.dropout_rate,
-        num_classes=num_classes,
-        dtype=None if config.dtype == "float32" else config.dtype,
-        # Accelerators have units for convolutions; a CPU is faster with the same in another form.
-        conv_pool=cpu_layers.conv_pool if jax.default_backend() == "cpu" else None,
-    )
-    schedule = optimizers.create_schedule(config)
-    tx = optimizers.create_optimizer(config.optimizer, schedule)
-    keys = split_seed(config.seed)
+def create_train_state(
+    config: ConfigDict,
+    num_classes: int = 10,
+    layout: Layout | None = None,
+    seeds: Sequence[int] | None = None,
+) -> TrainState:
+    """The state before the first step: a function of the config alone.
 
-    # It runs once: optimized, it takes a second longer to compile, for the same bits.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def init() -> TrainState:
+    Args:
+      config: the run's.
+      num_classes: of the dataset.
+      layout: where the state is to live; by default on every device.
+      seeds: of each of the layout's runs; by default the config's.
+    """
+    layout = layout or Layout.create()
+    optimizer, hyperparams = create_optimizer(config)
+    platform = jax.default_backend()
+    model = _create_model(config.dropout_rate, num_classes, config.dtype, platform, layout)
+    init = _init_fn(model, optimizer, layout)
+    return init(
+        _put_seeds([config.seed] if seeds is None else seeds, layout),
+        layout.put({name: np.float32(value) for name, value in hyperparams.items()}),
+    )
+
+
+# Cached, so that states of the same kind share their functions, and the steps compiled for them.
+@functools.cache
+def _create_model(
+    dropout_rate: float, num_classes: int, dtype: str, platform: str, layout: Layout
+) -> CNN:
+    return CNN(
+        dropout_rate=dropout_rate,
+        num_classes=num_classes,
+        dtype=None if dtype == "float32" else dtype,
+        # Accelerators have units for convolutions; a CPU is faster with the same in another form.
+        conv_pool=layout.per_example(cpu_layers.conv_pool) if platform == "cpu" else None,
+    )
+
+
+@functools.cache
+def _init_fn(model: CNN, optimizer: Optimizer, layout: Layout) -> Callable:
+    def init(seed, hyperparams) -> TrainState:
+        keys = split_seed(seed)
         params = model.init(keys["init"], jnp.zeros((1, *IMAGE_SHAPE)))["params"]
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=tx.init(params),
+            opt_state=optimizer(hyperparams).init(params),
             dropout_key=keys["dropout"],
+            hyperparams=hyperparams,
             apply_fn=model.apply,
-            tx=tx,
-            schedule=schedule,
+            optimizer=optimizer,
         )
 
-    return init()
+    return jax.jit(
+        layout.over_runs(init, in_axes=(0, None)),
+        out_shardings=layout.state,
+        # It runs once: optimized, it takes a second longer to compile, for the same bits.
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
 
 
-def split_seed(seed: int) -> dict[str, Key[Array, ""]]:
+def data_keys(seeds: Sequence[int], layout: Layout) -> Key[Array, "*runs"]:
+    """The keys that the order of each run's data is drawn from."""
+    draw = layout.over_runs(lambda seed: split_seed(seed)["data"])
+    return jax.jit(draw, out_shardings=layout.state)(_put_seeds(seeds, layout))
+
+
+def split_seed(seed: int | Integer[Array, ""]) -> dict[str, Key[Array, ""]]:
     """Independent keys for "init", "data" and "dropout"."""
     root = jax.random.key(seed)
     purposes = ("init", "data", "dropout")
     return {purpose: jax.random.fold_in(root, i) for i, purpose in enumerate(purposes)}
+
+
+def _put_seeds(seeds: Sequence[int], layout: Layout) -> Array:
+    values = np.array(seeds, np.uint32)
+    return layout.put(values if layout.num_runs > 1 else values[0], layout.state)

@@ -60,13 +60,25 @@ class Workdir:
 
     def save_config(self, config: ConfigDict) -> None:
         """Records the config; raises UserError if there are checkpoints of another training."""
-        saved = self.load_config() if any(self.checkpoints.glob("[0-9]*")) else None
+        saved = self.load_config() if self.checkpoint_steps() else None
         if saved and (changed := changed_training(saved, config)):
             raise UserError(
                 f"{self.path} holds a run that was trained differently: {'; '.join(changed)}. "
                 "Choose another workdir, or repeat that run's settings."
             )
         write_json(self.config, config.to_dict())
+
+    def checkpoint_steps(self) -> set[int]:
+        """The steps after which there is a checkpoint, whole or not."""
+        return {int(path.name) for path in self.checkpoints.glob("*") if path.name.isdecimal()}
+
+    def finished(self, config: ConfigDict) -> dict[str, Any] | None:
+        """The results, if this is the record of a finished run of that config."""
+        results, saved = self.load_results(), self.load_config()
+        if not (results and saved) or changed_training(saved, config):
+            return None
+        same_split = saved.eval_split == config.eval_split
+        return results if results["step"] == config.num_steps and same_split else None
 
     def load_results(self) -> dict[str, Any] | None:
         """The results of the finished run; None before it has finished."""

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmnist.checkpoints import Checkpoints, fingerprint
+from jaxmnist.checkpoints import Checkpoints, fingerprint, saved_part
 from jaxmnist.errors import UserError
+from jaxmnist.sharding import Layout
 from jaxmnist.train import jit_train_step
 from jaxmnist.train_state import create_train_state
 
@@ -16,16 +17,26 @@ def state(config):
 
 
 @pytest.fixture
+def target(state):
+    """A saved tree's shapes."""
+    return host(state)
+
+
+@pytest.fixture
 def checkpoints(tmp_path):
     opened = Checkpoints(tmp_path / "checkpoints")
     yield opened
     opened.close()
 
 
+def host(state):
+    return jax.tree.map(np.array, jax.device_get(saved_part(state)))
+
+
 def at(state, step):
-    """`state` at another step, with parameters that tell."""
+    """What is saved of `state` at another step, with parameters that tell."""
     params = jax.tree.map(lambda p: p + step, state.params)
-    return state.replace(step=state.step + step, params=params)
+    return host(state.replace(step=state.step + step, params=params))
 
 
 def files(folder):
@@ -39,28 +50,30 @@ def save(checkpoints, state, steps):
 
 
 def test_nothing_to_restore(checkpoints, state):
-    assert checkpoints.restore(state) is None
+    assert checkpoints.restore(host(state)) is None
 
 
 def test_a_restored_state_steps_on_bit_for_bit(checkpoints, config, state, batch):
     step_fn = jit_train_step()
     state, _ = step_fn(state, batch)
-    checkpoints.save(1, state)
-    # The loop goes on at once, in the memory of the state that is being written.
+    target = host(state)
+    checkpoints.save(1, host(state))
     state, metrics = step_fn(state, batch)
     checkpoints.wait()
-    restored = checkpoints.restore(create_train_state(config))
-    assert int(restored.step) == 1
+    tree = checkpoints.restore(target)
+    assert int(tree["step"]) == 1
+    layout = Layout.create()
+    restored = create_train_state(config).replace(**layout.put(tree, layout.state))
     restored, again = step_fn(restored, batch)
     assert fingerprint(restored.params) == fingerprint(state.params)
     assert fingerprint(restored.opt_state) == fingerprint(state.opt_state)
     assert again == metrics
 
 
-def test_the_newest_three_are_kept(checkpoints, state, tmp_path):
+def test_the_newest_three_are_kept(checkpoints, state, target, tmp_path):
     save(checkpoints, state, [1, 2, 3, 4, 5])
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["3", "4", "5"]
-    assert int(checkpoints.restore(state).step) == 5
+    assert int(checkpoints.restore(target)["step"]) == 5
 
 
 def delete_largest(folder):
@@ -91,25 +104,25 @@ def empty(folder):
     ids=lambda f: f.__name__,
 )
 def test_a_damaged_checkpoint_is_skipped_and_its_step_written_again(
-    checkpoints, state, tmp_path, capsys, damage
+    checkpoints, state, target, tmp_path, capsys, damage
 ):
     folder = tmp_path / "checkpoints"
     save(checkpoints, state, [10, 20])
     damage(folder / "20")
 
     reading = Checkpoints(folder, read_only=True)
-    assert int(reading.restore(state).step) == 10
+    assert int(reading.restore(target)["step"]) == 10
     reading.close()
     assert (folder / "20").is_dir()
 
     resumed = Checkpoints(folder)
-    restored = resumed.restore(state)
-    assert int(restored.step) == 10
-    assert fingerprint(restored.params) == fingerprint(at(state, 10).params)
+    restored = resumed.restore(target)
+    assert int(restored["step"]) == 10
+    assert fingerprint(restored["params"]) == fingerprint(at(state, 10)["params"])
     assert "WARNING: the checkpoint of step 20" in capsys.readouterr().err
     assert (folder / "damaged-20").is_dir()
     save(resumed, state, [20])
-    assert int(resumed.restore(state).step) == 20
+    assert int(resumed.restore(target)["step"]) == 20
     resumed.close()
 
 
@@ -117,7 +130,7 @@ def test_what_is_not_finite_is_not_saved(checkpoints, state, tmp_path):
     save(checkpoints, state, [1])
     params = jax.tree.map(lambda p: p.at[0].set(np.inf), state.params)
     with pytest.raises(UserError, match="the parameters are not finite after step 2"):
-        checkpoints.save(2, state.replace(params=params))
+        checkpoints.save(2, host(state.replace(params=params)))
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 

@@ -6,19 +6,23 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxmnist import hooks
-from jaxmnist.checkpoints import Checkpoints
 from jaxmnist.errors import UserError
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+from jaxmnist.records import Records
 from jaxmnist.train_state import create_train_state
 from jaxmnist.workdir import Workdir
 
 
-class FakeCheckpoints(Checkpoints):
-    def __init__(self):
+class FakeRecords(Records):
+    """Writes metrics, but notes checkpoints instead."""
+
+    def __init__(self, workdir):
         self.saved, self.waited = [], 0
+        self._checkpoints, self._writers = [], [MetricWriter(workdir, 0)]
 
     def save(self, step, state):
         self.saved.append(step)
@@ -33,15 +37,15 @@ def state(config):
 
 
 @pytest.fixture
-def writer(tmp_path):
-    opened = MetricWriter(Workdir(tmp_path), 0)
+def records(tmp_path):
+    opened = FakeRecords(Workdir(tmp_path))
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def log(writer):
-    return hooks.Log(3, 10, 0, writer, Screen(10, 0), Stopwatch())
+def log(records):
+    return hooks.Log(3, 10, 0, [0], records, Screen(10, 0), Stopwatch())
 
 
 def metrics(loss):
@@ -49,12 +53,12 @@ def metrics(loss):
     return {name: jnp.float32(value) for name, value in values.items()}
 
 
-def test_log_is_due_every_few_steps_and_after_the_last(log, state, writer, tmp_path):
+def test_log_is_due_every_few_steps_and_after_the_last(log, state, records, tmp_path):
     for step in range(1, 11):
         log(step, state, metrics(step))
     steps = [line.split(",")[0] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert steps == [f'{{"step": {step}' for step in (3, 6, 9, 10)]
-    assert writer.latest["train"] == {"loss": 10.0, "accuracy": 0.5}
+    assert records.latest("train") == [{"loss": 10.0, "accuracy": 0.5}]
 
 
 def test_a_bad_loss_between_two_logs_is_named_with_its_step(log, state):
@@ -70,51 +74,48 @@ def test_a_bad_loss_within_a_call_of_several_steps_is_named_with_its_step(log, s
         log(6, state, jax.tree.map(lambda *x: jnp.stack(x), *map(metrics, [1, math.inf, 1, 1, 1])))
 
 
-def test_no_checkpoint_after_a_bad_loss(log, state):
-    checkpoints = FakeCheckpoints()
-    checkpoint = hooks.Checkpoint(2, 10, checkpoints, log)
+def test_no_checkpoint_after_a_bad_loss(log, records, state):
+    checkpoint = hooks.Checkpoint(2, 10, records, log)
     log(1, state, metrics(1))
     log(2, state, metrics(float("inf")))
     with pytest.raises(UserError, match="the loss is inf at step 2"):
         checkpoint(2, state, metrics(1))
-    assert checkpoints.saved == []
+    assert records.saved == []
 
 
-def test_checkpoints_are_due_every_few_steps_and_after_the_last(log, state):
-    checkpoints = FakeCheckpoints()
-    checkpoint = hooks.Checkpoint(4, 10, checkpoints, log)
+def test_checkpoints_are_due_every_few_steps_and_after_the_last(log, records, state):
+    checkpoint = hooks.Checkpoint(4, 10, records, log)
     for step in range(1, 11):
         checkpoint(step, state, metrics(1))
-    assert checkpoints.saved == [4, 8, 10]
+    assert records.saved == [4, 8, 10]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_makes_a_checkpoint_and_then_interrupts(log, state, signum, capsys):
-    checkpoints = FakeCheckpoints()
-    checkpoint = hooks.Checkpoint(100, 100, checkpoints, log)
+def test_a_signal_makes_a_checkpoint_and_then_interrupts(log, records, state, signum, capsys):
+    checkpoint = hooks.Checkpoint(100, 100, records, log)
     before = signal.getsignal(signum)
     with checkpoint.on_signals():
         checkpoint(1, state, metrics(1))
         os.kill(os.getpid(), signum)
         with pytest.raises(hooks.Interrupted) as caught:
             checkpoint(2, state, metrics(1))
-    assert (caught.value.signum, checkpoints.saved, checkpoints.waited) == (signum, [2], 1)
+    assert (caught.value.signum, records.saved, records.waited) == (signum, [2], 1)
     assert signal.getsignal(signum) == before
     assert "writing a checkpoint" in capsys.readouterr().err
 
 
-def test_evaluation_pauses_the_stopwatch(log, state, writer):
+def test_evaluation_pauses_the_stopwatch(log, state, records):
     watch = Stopwatch()
     evaluated = []
 
     def evaluate(state):
         evaluated.append(state)
-        return {"loss": 0.5, "accuracy": 0.75}
+        return {"loss": np.array(0.5), "accuracy": np.array(0.75)}
 
-    evaluation = hooks.Evaluate(4, 10, "test", evaluate, log, writer, Screen(10, 0), watch)
+    evaluation = hooks.Evaluate(4, 10, "test", evaluate, log, records, Screen(10, 0), watch)
     for step in range(1, 11):
         evaluation(step, state, metrics(1))
     assert len(evaluated) == 3
-    assert evaluation.latest == {"loss": 0.5, "accuracy": 0.75}
-    assert writer.latest["test"] == evaluation.latest
+    assert evaluation.latest == [{"loss": 0.5, "accuracy": 0.75}]
+    assert records.latest("test") == evaluation.latest
     assert watch.paused > 0

@@ -8,7 +8,15 @@ import pytest
 
 from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
-from jaxmnist.optimizers import create_optimizer, create_schedule
+from jaxmnist.optimizers import create_optimizer
+
+
+def create(expression, learning_rate=0.1):
+    """optax's transformation for an expression, at a constant rate."""
+    config = get_config()
+    config.update({"optimizer": expression, "learning_rate": learning_rate, "schedule": "constant"})
+    optimizer, hyperparams = create_optimizer(config)
+    return optimizer(hyperparams)
 
 
 def loss_fn(params):
@@ -20,7 +28,7 @@ def loss_fn(params):
     ["sgd", "adam(b1=0.8)", "polyak_sgd(max_learning_rate=0.1)", "lbfgs", "contrib.muon", "lion"],
 )
 def test_any_optimizer_lowers_a_loss(expression):
-    tx = create_optimizer(expression, 0.05)
+    tx = create(expression, 0.05)
     params = {"kernel": jnp.ones((2, 3))}
     state = tx.init(params)
     before = loss_fn(params)
@@ -33,7 +41,7 @@ def test_any_optimizer_lowers_a_loss(expression):
 
 def test_arguments_reach_optax():
     params = {"kernel": jnp.ones(3)}
-    ours = create_optimizer("sgd(momentum=0.5, nesterov=True)", 0.1)
+    ours = create("sgd(momentum=0.5, nesterov=True)")
     theirs = optax.sgd(0.1, momentum=0.5, nesterov=True)
     for tx in (ours, theirs):
         updates, _ = tx.update(params, tx.init(params), params)
@@ -55,7 +63,7 @@ def test_arguments_reach_optax():
 )
 def test_what_is_no_optimizer(expression, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
-        create_optimizer(expression, 0.1)
+        create(expression)
     assert "optimizer=" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -64,11 +72,35 @@ def test_what_is_no_optimizer(expression, sentence):
 def test_schedules(name, middle):
     config = get_config()
     config.update({"schedule": name, "learning_rate": 0.4, "num_steps": 110, "warmup_steps": 10})
-    schedule = create_schedule(config)
+    optimizer, hyperparams = create_optimizer(config)
+    schedule = optimizer.schedule(hyperparams)
     assert schedule(0) == 0
     assert schedule(5) == pytest.approx(0.2)
     assert schedule(10) == pytest.approx(0.4)
     assert schedule(60) == pytest.approx(middle, rel=1e-5)
     assert schedule(110) == pytest.approx(0.4 if name == "constant" else 0, abs=1e-6)
     config.warmup_steps = 0
-    assert create_schedule(config)(0) == pytest.approx(0.4)
+    assert create_optimizer(config)[0].schedule(hyperparams)(0) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shared"),
+    [
+        ("sgd(momentum=0.9)", "sgd(momentum=0.5)", True),
+        ("adamw(b1=0.8, weight_decay=0.1)", "adamw(b1=0.9, weight_decay=0.0)", True),
+        ("sgd(momentum=0.9)", "sgd(momentum=0.9, nesterov=True)", False),
+        ("adafactor(decay_rate=0.8)", "adafactor(decay_rate=0.7)", True),
+        # optax decides by these numbers, so they belong to what is compiled.
+        ("lamb(b1=0.9)", "lamb(b1=0.8)", True),
+        ("adan(weight_decay=0.1)", "adan(weight_decay=0.2)", True),
+    ],
+)
+def test_optimizers_that_differ_in_numbers_alone_are_equal(one, other, shared):
+    """And so share a compiled step, which is given the numbers."""
+    optimizers = []
+    for expression in (one, other):
+        config = get_config()
+        config.optimizer = expression
+        optimizers.append(create_optimizer(config)[0])
+    assert (optimizers[0] == optimizers[1]) is shared
+    assert (hash(optimizers[0]) == hash(optimizers[1])) is shared

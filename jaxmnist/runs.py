@@ -1,0 +1,153 @@
+"""The runs that a config asks for: one, or one for each seed, together or in turn."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from jaxmnist import config as config_lib
+from jaxmnist import device, distributed, hooks
+from jaxmnist import results as results_lib
+from jaxmnist.checkpoints import Checkpoints, saved_part
+from jaxmnist.errors import UserError
+from jaxmnist.input_pipeline import Data
+from jaxmnist.sharding import Layout, fetch
+from jaxmnist.train import evaluate, jit_eval_step, train
+from jaxmnist.train_state import create_train_state
+from jaxmnist.workdir import Workdir, write_json
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | Path, data: Data | None = None
+) -> dict[str, Any]:
+    """Trains in `workdir` from where it stands, and evaluates.
+
+    Each of several seeds has its own workdir within, as it would have if it had run alone.
+
+    Args:
+      config: the run's.
+      workdir: the folder that becomes, or is, its record.
+      data: of an earlier call, whose data may then be used again.
+
+    Returns:
+      What it writes to results.json.
+
+    Raises:
+      UserError: what a user can mend.
+      hooks.Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
+    """
+    config_lib.check(config)
+    config = config.copy_and_resolve_references()
+    Layout.create(_at_once(config)).check(config.batch_size)
+    record, data = Workdir(Path(workdir)), data or Data()
+    with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
+        distributed.check_same(config.to_json(), "the config")
+        distributed.from_first(lambda: _open(cleanup, record, config))
+        if config.num_seeds == 1:
+            return train([config], [record], data)[0]
+        results = _train_seeds(config, record, data)
+        if distributed.is_first():
+            write_json(record.results, results)
+        return results
+
+
+def evaluate_checkpoints(
+    config: ConfigDict, workdir: str | Path
+) -> list[tuple[int, int, dict[str, float]]]:
+    """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy)."""
+    config_lib.check(config)
+    layout, data = Layout.create(), Data()
+    dataset, (_, examples) = data.load(config, layout)
+    found, eval_fn = [], jit_eval_step(layout)
+    for each, record in _each_seed(config, Workdir(Path(workdir))):
+        state = create_train_state(each, dataset.num_classes, layout)
+        newest = functools.partial(_newest, record, saved_part(state))
+        tree = distributed.from_first(newest)
+        state = state.replace(**layout.put(tree, layout.state))
+        metrics = evaluate(eval_fn, state, examples, config.eval_batch_size, layout)
+        found.append((each.seed, int(fetch(state.step)), hooks.each_run(metrics)[0]))
+    return found
+
+
+def _newest(record: Workdir, shapes: dict[str, Any]) -> dict[str, Any]:
+    checkpoints = Checkpoints(record.checkpoints, read_only=True)
+    tree = checkpoints.restore(jax.device_get(shapes))
+    checkpoints.close()
+    if tree is None:
+        raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
+    return tree
+
+
+def _at_once(config: ConfigDict) -> int:
+    return config_lib.seeds_per_call(config, jax.default_backend())
+
+
+def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> None:
+    cleanup.enter_context(record.locked())
+    for there, what in ((record.checkpoints.exists(), 1), (any(record.path.glob("seed-*")), 2)):
+        if there and what != min(config.num_seeds, 2):
+            held = "one run" if what == 1 else "the runs of several seeds"
+            raise UserError(
+                f"{record.path} holds {held}, and num_seeds={config.num_seeds} now: choose "
+                "another workdir."
+            )
+    if config.num_seeds > 1:
+        write_json(record.config, config.to_dict())
+
+
+def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict, Workdir]]:
+    """The runs' own configs and workdirs."""
+    if config.num_seeds == 1:
+        yield config, record
+        return
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        each = config.copy_and_resolve_references()
+        each.seed, each.num_seeds = seed, 1
+        yield each, Workdir(record.path / f"seed-{seed}")
+
+
+def _train_seeds(config: ConfigDict, record: Workdir, data: Data) -> dict[str, Any]:
+    configs, workdirs = zip(*_each_seed(config, record), strict=True)
+
+    def finished() -> list[dict[str, Any] | None]:
+        return [w.finished(c) for w, c in zip(workdirs, configs, strict=True)]
+
+    results = dict(enumerate(distributed.from_first(finished)))
+    left = [i for i, found in results.items() if found is None]
+    since = 0.0
+    for group in distributed.from_first(lambda: _groups(left, workdirs, _at_once(config))):
+        if distributed.is_first():
+            names = ", ".join(str(configs[i].seed) for i in group)
+            print(f"seed {names} of {configs[0].seed} to {configs[-1].seed}:", flush=True)
+            for i in group:
+                workdirs[i].path.mkdir(exist_ok=True)
+        found = train([configs[i] for i in group], [workdirs[i] for i in group], data, since)
+        results |= zip(group, found, strict=True)
+        since = device.process_seconds()
+    return results_lib.over_seeds([results[i] or {} for i in range(len(configs))], config)
+
+
+def _groups(left: list[int], workdirs: tuple[Workdir, ...], at_once: int) -> list[list[int]]:
+    """Which runs to train together: those that can go on from the same step."""
+    groups = []
+    for start in range(0, len(left), at_once):
+        group = left[start : start + at_once]
+        steps = [workdirs[i].checkpoint_steps() for i in group]
+        together = not any(steps) or set.intersection(*steps)
+        groups += [group] if together else [[i] for i in group]
+    return groups
+
+
+@contextmanager
+def _disk_explained(record: Workdir) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise UserError(
+            f"cannot write in {record.path} ({e.strerror or e}): make room or choose another "
+            "workdir; what was there before is whole."
+        ) from e
