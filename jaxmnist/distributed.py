@@ -119,7 +119,9 @@ def _receive(port: int, num_processes: int, deadline: float, timeout: float) -> 
     try:
         server = socket.create_server(("", port), backlog=num_processes)
     except OSError as e:
-        raise UserError(f"--coordinator: port {port} cannot be opened ({e.strerror}).") from None
+        raise UserError(
+            f"--coordinator: port {port} cannot be opened ({os.strerror(e.errno)})."
+        ) from None
     there: dict[int, socket.socket] = {}
     with server, contextlib.ExitStack() as cleanup:
         answer = "come"
@@ -185,7 +187,7 @@ def _bequeath(words: str) -> None:
         print(words, file=_heir().stdin, flush=True)
 
 
-def leave(status: int) -> None:
+def leave(status: int, words: str = "") -> None:
     """At the end of the process: one that failed does not wait for the others, who miss it."""
     if not jax.distributed.is_initialized():
         return
@@ -193,8 +195,11 @@ def leave(status: int) -> None:
     with contextlib.suppress(OSError):
         _heir().communicate()
     if status:
+        print(words, end="", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_first():
+            time.sleep(1)  # Others that fail alike are to end by themselves: JAX would abort them.
         os._exit(status)
 
 

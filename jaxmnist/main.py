@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,9 +39,17 @@ def run(command: Callable[[], None]) -> int:
         status = 128 + signal.SIGINT
     except SystemExit as e:
         status = int(e.code or 0)
-    if "jaxmnist.distributed" in sys.modules:
-        sys.modules["jaxmnist.distributed"].leave(status)
+    except BaseException:
+        _leave(1, traceback.format_exc())
+        raise
+    _leave(status)
     return status
+
+
+def _leave(status: int, words: str = "") -> None:
+    """Ends this process' part in a run of several, if it had joined one."""
+    if "jaxmnist.distributed" in sys.modules:
+        sys.modules["jaxmnist.distributed"].leave(status, words)
 
 
 def _silence_libraries() -> None:

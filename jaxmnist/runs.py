@@ -122,7 +122,7 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data) -> dict[str, A
     for group in distributed.from_first(lambda: _groups(left, workdirs, _at_once(config))):
         if distributed.is_first():
             names = ", ".join(str(configs[i].seed) for i in group)
-            print(f"seed {names} of {configs[0].seed} to {configs[-1].seed}:", flush=True)
+            print(f"seed {names} (of {configs[0].seed} to {configs[-1].seed}):", flush=True)
             for i in group:
                 workdirs[i].path.mkdir(exist_ok=True)
         found = train([configs[i] for i in group], [workdirs[i] for i in group], data, since)

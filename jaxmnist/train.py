@@ -213,7 +213,7 @@ def train(
             dataset,
             fetch({"step": state.step, "params": state.params}),
             layout,
-            {"train": log.latest or records.latest("train"), name: evaluation.latest},
+            {"train": records.latest("train"), name: evaluation.latest},
             {
                 "first_step": first_step.seconds,
                 **seconds,
