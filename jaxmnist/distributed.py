@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def join(
         _meet(coordinator, num_processes, process_id, timeout)
     # A signal is ours to handle: see hooks.Checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
-    if told or any(name in os.environ for name in _LAUNCHERS):
+    launched = told or any(name in os.environ for name in _LAUNCHERS)
+    if launched:
         _bequeath(f"the other processes did not come within {timeout:g} s; {_ALONE}.")
     try:
         jax.distributed.initialize(
@@ -71,8 +73,18 @@ def join(
     except ValueError as e:
         if "coordinator_address" not in str(e):
             raise
+        if "OMPI_COMM_WORLD_RANK" in os.environ or "JOB_COMPLETION_INDEX" in os.environ:
+            raise UserError(
+                "this process was launched as one of several, but JAX cannot find the others: on "
+                "Kubernetes install 'jaxmnist[k8s]', elsewhere pass --coordinator, "
+                f"--num_processes and --process_id; {_ALONE}."
+            ) from None
+        if launched:
+            _bequeath("")
         return  # No cluster.
     except RuntimeError as e:
+        if not launched and "before any JAX calls" in str(e):
+            return  # Of a Python program that has computed already, and so is alone.
         reason = " ".join(str(e).split())
         raise UserError(f"the other processes cannot be found ({reason}); {_ALONE}.") from e
     _bequeath(f"{_LOST}." if jax.process_count() > 1 else "")
@@ -120,7 +132,7 @@ def _receive(port: int, num_processes: int, deadline: float, timeout: float) -> 
         server = socket.create_server(("", port), backlog=num_processes)
     except OSError as e:
         raise UserError(
-            f"--coordinator: port {port} cannot be opened ({os.strerror(e.errno)})."
+            f"--coordinator: port {port} cannot be opened ({os.strerror(e.errno or 0)})."
         ) from None
     there: dict[int, socket.socket] = {}
     with server, contextlib.ExitStack() as cleanup:
@@ -254,7 +266,8 @@ def explained() -> Iterator[None]:
     """Turns what JAX raises when another process is lost into a UserError."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as e:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as e:
+        # What XLA raises begins with a status; some of it comes as ValueError.
+        if jax.process_count() == 1 or not re.match("[A-Z_]+: ", str(e)):
             raise
         raise UserError(f"{_LOST} (JAX says: {str(e).splitlines()[0][:200]}).") from e

@@ -10,21 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmnist import device, distributed
-from jaxmnist.errors import UserError
+from jaxmnist.errors import Interrupted, UserError
 from jaxmnist.logs import Screen, Stopwatch
 from jaxmnist.records import Records
 from jaxmnist.train_state import TrainState
 
 Metrics = dict[str, Float[Array, "*steps_and_runs"]]
 Hook = Callable[[int, TrainState, Metrics], None]
-
-
-class Interrupted(Exception):
-    """A signal stopped the run, after its checkpoint was written."""
-
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"{signal.Signals(signum).name}: stopped after step {step}")
-        self.signum = signum
 
 
 class FirstStep:

@@ -36,6 +36,10 @@ class Data:
         self._key: Any = None
         self._loaded: tuple[datasets.Dataset, tuple[Examples, Examples]]
 
+    def is_empty(self) -> bool:
+        """Whether no run has loaded any yet."""
+        return self._key is None
+
     def load(
         self, config: ConfigDict, layout: Layout
     ) -> tuple[datasets.Dataset, tuple[Examples, Examples]]:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from jaxmnist.errors import UserError
+from jaxmnist.errors import Interrupted, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +34,9 @@ def run(command: Callable[[], None]) -> int:
         where = f" ({e.filename})" if e.filename else ""
         print(f"error: {e.strerror or e}{where}.", file=sys.stderr)
         status = 1
+    except Interrupted as e:
+        print(f"{e}; the same command resumes it.", file=sys.stderr)
+        status = 128 + e.signum
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
         status = 128 + signal.SIGINT
@@ -94,17 +97,25 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
         help="seconds to wait for the rest: %(default)g",
     )
     args, rest = parser.parse_known_args(argv)
-    overrides = []
+    return args, fields(parser, rest)["config"]
+
+
+def fields(
+    parser: argparse.ArgumentParser, rest: list[str], prefixes: tuple[str, ...] = ("config",)
+) -> dict[str, list[tuple[str, str]]]:
+    """What is left of a command line: for each prefix, the fields in --PREFIX.FIELD=VALUE."""
+    found: dict[str, list[tuple[str, str]]] = {prefix: [] for prefix in prefixes}
     while rest:
         name, equals, value = rest.pop(0).partition("=")
-        if not name.startswith("--config."):
+        prefix, _, field = name.removeprefix("--").partition(".")
+        if not name.startswith("--") or prefix not in found or not field:
             parser.error(f"unrecognized argument: {name}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 parser.error(f"{name} lacks a value: {name}=VALUE")
             value = rest.pop(0)
-        overrides.append((name.removeprefix("--config."), value))
-    return args, overrides
+        found[prefix].append((field, value))
+    return found
 
 
 def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None:
@@ -128,11 +139,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None
                 print(which + hooks.describe(step, name, [metrics]))
         return
     config = config_lib.load(args.config, overrides)
-    try:
-        found = runs.train_and_evaluate(config, args.workdir)
-    except hooks.Interrupted as e:
-        print(f"{e}; the same command resumes it.", file=sys.stderr)
-        sys.exit(128 + e.signum)
+    found = runs.train_and_evaluate(config, args.workdir)
     if distributed.is_first():
         print(results.summary(found, config_lib.eval_name(config), args.workdir))
 

@@ -70,7 +70,9 @@ def collect(
     ]
 
 
-def over_seeds(results: Sequence[dict[str, Any]], config: ConfigDict) -> dict[str, Any]:
+def over_seeds(
+    results: Sequence[dict[str, Any]], config: ConfigDict, since: float
+) -> dict[str, Any]:
     """What results.json holds of the same training with several seeds.
 
     Of each metric the mean, the standard deviation (of a sample: over n - 1) and each value.
@@ -85,7 +87,7 @@ def over_seeds(results: Sequence[dict[str, Any]], config: ConfigDict) -> dict[st
             split: {name: _spread([each[split][name] for each in results]) for name in first[split]}
             for split in splits
         },
-        "seconds": {"total": device.process_seconds()},
+        "seconds": {"total": device.process_seconds() - since},
         "params_sha256": [each["params_sha256"] for each in results],
         "device": first["device"],
         "versions": first["versions"],

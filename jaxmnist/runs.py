@@ -38,18 +38,19 @@ def train_and_evaluate(
 
     Raises:
       UserError: what a user can mend.
-      hooks.Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
+      Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
     Layout.create(_at_once(config)).check(config.batch_size)
     record, data = Workdir(Path(workdir)), data or Data()
+    since = 0.0 if data.is_empty() else device.process_seconds()
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
         distributed.check_same(config.to_json(), "the config")
         distributed.from_first(lambda: _open(cleanup, record, config))
         if config.num_seeds == 1:
-            return train([config], [record], data)[0]
-        results = _train_seeds(config, record, data)
+            return train([config], [record], data, since)[0]
+        results = _train_seeds(config, record, data, since)
         if distributed.is_first():
             write_json(record.results, results)
         return results
@@ -110,7 +111,7 @@ def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict
         yield each, Workdir(record.path / f"seed-{seed}")
 
 
-def _train_seeds(config: ConfigDict, record: Workdir, data: Data) -> dict[str, Any]:
+def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) -> dict[str, Any]:
     configs, workdirs = zip(*_each_seed(config, record), strict=True)
 
     def finished() -> list[dict[str, Any] | None]:
@@ -118,7 +119,7 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data) -> dict[str, A
 
     results = dict(enumerate(distributed.from_first(finished)))
     left = [i for i, found in results.items() if found is None]
-    since = 0.0
+    began = since
     for group in distributed.from_first(lambda: _groups(left, workdirs, _at_once(config))):
         if distributed.is_first():
             names = ", ".join(str(configs[i].seed) for i in group)
@@ -128,7 +129,7 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data) -> dict[str, A
         found = train([configs[i] for i in group], [workdirs[i] for i in group], data, since)
         results |= zip(group, found, strict=True)
         since = device.process_seconds()
-    return results_lib.over_seeds([results[i] or {} for i in range(len(configs))], config)
+    return results_lib.over_seeds([results[i] or {} for i in range(len(configs))], config, began)
 
 
 def _groups(left: list[int], workdirs: tuple[Workdir, ...], at_once: int) -> list[list[int]]:

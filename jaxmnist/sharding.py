@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxmnist.errors import UserError
 
@@ -26,7 +26,7 @@ class Layout:
         where steps are stacked, the second.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     num_runs: int = 1
 
     @classmethod
@@ -85,9 +85,9 @@ class Layout:
 
         def put(x):
             x = np.asarray(x)
-            # Copied: a state's memory is given away, and the host's must not be.
+            # Copied, since a CPU's JAX may use the host's memory, and a state's is given away.
             shards = [
-                jax.device_put(x[index], device, may_alias=False)
+                jax.device_put(np.array(x[index]), device)
                 for device, index in to.addressable_devices_indices_map(x.shape).items()
             ]
             return jax.make_array_from_single_device_arrays(x.shape, to, shards)

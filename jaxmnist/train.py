@@ -147,7 +147,7 @@ def train(
 
     Raises:
       UserError: what a user can mend.
-      hooks.Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
+      Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
     """
     config, seeds = configs[0], [config.seed for config in configs]
     layout = Layout.create(len(seeds))

@@ -87,11 +87,15 @@ class Workdir:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
     new = path.with_name(f".{path.name}.new")
     try:
         with new.open("w") as f:
-            json.dump(value, f, indent=2)
-            f.write("\n")
+            f.write(text)
             f.flush()
             os.fsync(f.fileno())
         new.replace(path)

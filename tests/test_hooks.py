@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxmnist import hooks
-from jaxmnist.errors import UserError
+from jaxmnist.errors import Interrupted, UserError
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
 from jaxmnist.records import Records
 from jaxmnist.train_state import create_train_state
@@ -97,7 +97,7 @@ def test_a_signal_makes_a_checkpoint_and_then_interrupts(log, records, state, si
     with checkpoint.on_signals():
         checkpoint(1, state, metrics(1))
         os.kill(os.getpid(), signum)
-        with pytest.raises(hooks.Interrupted) as caught:
+        with pytest.raises(Interrupted) as caught:
             checkpoint(2, state, metrics(1))
     assert (caught.value.signum, records.saved, records.waited) == (signum, [2], 1)
     assert signal.getsignal(signum) == before
