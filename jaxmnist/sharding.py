@@ -133,7 +133,7 @@ class Layout:
             yield tree
             return
         for i in range(self.num_runs):
-            yield jax.tree.map(lambda x, i=i: x[i], tree)
+            yield jax.tree.map(lambda x, i=i: np.asarray(x[i]), tree)
 
 
 def fetch(tree: Any) -> Any:

@@ -1,6 +1,8 @@
 """Whole runs in one process: what they leave, and that one goes on where another stopped."""
 
 import json
+import shutil
+import statistics
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from jaxmnist import results as results_lib
 from jaxmnist import runs, train
 from jaxmnist.errors import UserError
+from jaxmnist.sharding import Layout
 from jaxmnist.train_state import create_train_state
 
 
@@ -127,3 +130,122 @@ def test_validation_is_not_called_test(config, tmp_path):
     assert "test" not in results
     assert results["dataset"]["num_examples"] == {"train": 400, "validation": 50}
     assert "validation accuracy" in results_lib.summary(results, "validation", tmp_path)
+
+
+SEEDS = (5, 6, 7)
+
+
+@pytest.fixture
+def several(config):
+    config.seed, config.num_seeds = SEEDS[0], len(SEEDS)
+    return config
+
+
+@pytest.fixture
+def each_alone(config, tmp_path):
+    """The results of each seed's run by itself."""
+    found = []
+    for seed in SEEDS:
+        alone = config.copy_and_resolve_references()
+        alone.seed, alone.num_seeds = seed, 1
+        found.append(runs.train_and_evaluate(alone, tmp_path / f"alone-{seed}"))
+    return found
+
+
+def test_seeds_in_turn_are_their_runs_alone(several, each_alone, tmp_path):
+    """Bit for bit, with one compilation, and with a mean and a standard deviation by hand."""
+    compiled = train.jit_train_step(1, Layout.create())._cache_size()
+    results = runs.train_and_evaluate(several, tmp_path / "run")
+    assert train.jit_train_step(1, Layout.create())._cache_size() == compiled
+    assert results["params_sha256"] == [alone["params_sha256"] for alone in each_alone]
+    assert len(set(results["params_sha256"])) == len(SEEDS)
+    assert results["seeds"] == list(SEEDS)
+    for metric in ("accuracy", "loss"):
+        values = [alone["test"][metric] for alone in each_alone]
+        assert results["test"][metric]["each"] == values
+        assert results["test"][metric]["mean"] == pytest.approx(statistics.mean(values))
+        assert results["test"][metric]["std"] == pytest.approx(statistics.stdev(values))
+    assert results == json.loads((tmp_path / "run/results.json").read_text())
+    for seed, alone in zip(SEEDS, each_alone, strict=True):
+        written = json.loads((tmp_path / f"run/seed-{seed}/results.json").read_text())
+        assert written["config"] == alone["config"]
+        assert written["test"] == alone["test"]
+        assert 0 < written["seconds"]["total"] < results["seconds"]["total"]
+    summary = results_lib.summary(results, "test", tmp_path)
+    assert f"{results['test']['accuracy']['mean']:.4f} ± " in summary
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_seeds_at_once_are_their_runs_alone_to_rounding(several, tmp_path, request, steps_per_call):
+    """At a rate that does not amplify rounding: see test_sharding."""
+    several.optimizer, several.learning_rate = "sgd", 0.001
+    each_alone = request.getfixturevalue("each_alone")
+    several.seeds_per_call = 2  # Two, and then the third.
+    several.steps_per_call = steps_per_call
+    results = runs.train_and_evaluate(several, tmp_path / "run")
+    for seed, loss, alone in zip(SEEDS, results["test"]["loss"]["each"], each_alone, strict=True):
+        assert loss == pytest.approx(alone["test"]["loss"], rel=3e-6)
+        lines = (tmp_path / f"run/seed-{seed}/metrics.jsonl").read_text().splitlines()
+        expected = (tmp_path / f"alone-{seed}/metrics.jsonl").read_text().splitlines()
+        for a, b in zip(map(json.loads, lines), map(json.loads, expected), strict=True):
+            assert (a["step"], a["split"]) == (b["step"], b["split"])
+            assert a["loss"] == pytest.approx(b["loss"], rel=3e-6)
+
+
+def test_seeds_go_on_where_they_were(several, tmp_path, capsys):
+    """Finished ones are not trained again, more can be added, and a stack can go on in turn."""
+    several.schedule = "constant"  # A cosine would depend on num_steps.
+    several.num_steps, several.seeds_per_call = 4, 3
+    runs.train_and_evaluate(several, tmp_path / "run")
+    (tmp_path / "run/seed-6/results.json").unlink()
+    several.num_steps = 6
+    capsys.readouterr()
+    together = runs.train_and_evaluate(several, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "seed 5, 6, 7 (of 5 to 7):" in out
+    assert "resuming from step 4" in out
+
+    several.seeds_per_call, several.num_seeds = 1, 4
+    more = runs.train_and_evaluate(several, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert "seed 8 (of 5 to 8):" in out
+    assert "seed 7 (of" not in out
+    assert more["params_sha256"][:3] == together["params_sha256"]
+
+    straight = several.copy_and_resolve_references()
+    straight.num_seeds, straight.seeds_per_call = 3, 3
+    expected = runs.train_and_evaluate(straight, tmp_path / "straight")
+    assert together["params_sha256"] == expected["params_sha256"]
+
+
+def test_seeds_that_stand_at_different_steps_go_on_in_turn(several, tmp_path, capsys):
+    several.schedule = "constant"
+    several.num_steps = 2
+    runs.train_and_evaluate(several, tmp_path / "run")
+    for seed in SEEDS[1:]:
+        shutil.rmtree(tmp_path / f"run/seed-{seed}")
+    several.num_steps, several.seeds_per_call = 4, 3
+    results = runs.train_and_evaluate(several, tmp_path / "run")
+    out = capsys.readouterr().out
+    assert all(f"seed {seed} (of 5 to 7):" in out for seed in SEEDS)
+    several.seeds_per_call = 1
+    expected = runs.train_and_evaluate(several, tmp_path / "straight")
+    assert results["params_sha256"] == expected["params_sha256"]
+
+
+def test_one_run_and_several_seeds_do_not_share_a_workdir(several, tmp_path):
+    several.num_steps = 2
+    alone = several.copy_and_resolve_references()
+    alone.num_seeds = 1
+    runs.train_and_evaluate(alone, tmp_path / "alone")
+    with pytest.raises(UserError, match="holds one run, and num_seeds=3 now"):
+        runs.train_and_evaluate(several, tmp_path / "alone")
+    runs.train_and_evaluate(several, tmp_path / "several")
+    with pytest.raises(UserError, match="holds the runs of several seeds, and num_seeds=1 now"):
+        runs.train_and_evaluate(alone, tmp_path / "several")
+
+
+def test_a_bad_loss_names_its_seed(several, tmp_path):
+    several.num_steps, several.learning_rate, several.seeds_per_call = 40, 1e30, 3
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+ of seed 5: lower"):
+        runs.train_and_evaluate(several, tmp_path)
