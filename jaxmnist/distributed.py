@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -203,16 +204,21 @@ def leave(status: int, words: str = "") -> None:
     """At the end of the process: one that failed does not wait for the others, who miss it."""
     if not jax.distributed.is_initialized():
         return
-    _bequeath("")
-    with contextlib.suppress(OSError):
-        _heir().communicate()
-    if status:
-        print(words, end="", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if is_first():
-            time.sleep(1)  # Others that fail alike are to end by themselves: JAX would abort them.
-        os._exit(status)
+    try:
+        _bequeath("")
+        with contextlib.suppress(OSError):
+            _heir().communicate()
+        if status:
+            # A launcher repeats its signal to those that are left.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            print(words, end="", file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            if is_first():
+                time.sleep(1)  # Others that fail alike are to end by themselves: JAX aborts them.
+    finally:
+        if status:
+            os._exit(status)
 
 
 def is_first() -> bool:
