@@ -22,7 +22,6 @@ from jaxmnist.errors import UserError
 
 T = TypeVar("T")
 
-JOIN_SECONDS = 300  # How long processes wait for each other at the start.
 _LOST_SECONDS = 30  # Without a sign of life for as long, a process counts as lost.
 _LOST = (
     "another process of this run ended or cannot be reached any more: its own output says why. "
@@ -36,7 +35,7 @@ def join(
     coordinator: str | None = None,
     num_processes: int | None = None,
     process_id: int | None = None,
-    timeout: float = JOIN_SECONDS,
+    timeout: float = 300.0,
 ) -> None:
     """Makes this process one of several, before JAX looks for devices.
 

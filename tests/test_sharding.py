@@ -78,6 +78,66 @@ def test_losses_agree_to_rounding_on_any_number_of_devices(fifty_steps, count):
     assert collectives == ["all-reduce"], "all gradients, in one go, and nothing else"
 
 
+# The layers that accelerators have, several steps a call, two runs at once, on four devices.
+PROGRAMS = """
+import json, re, sys
+import jax, jax.numpy as jnp
+from jaxmnist import config, train
+from jaxmnist.input_pipeline import Data, ShuffledBatches, ordered_batches
+from jaxmnist.sharding import Layout
+from jaxmnist.train_state import create_train_state, data_keys
+
+config = config.get_config()
+config.dataset, config.batch_size = "mnist_sample", 40
+kind, count, seeds = json.loads(sys.argv[1])
+layout = Layout.create(len(seeds))
+examples = Data().load(config, layout)[1][1]
+state = create_train_state(config, 10, layout, seeds)
+if kind == "plain":
+    state = state.replace(apply_fn=state.apply_fn.__self__.clone(conv_pool=None).apply)
+batches = ShuffledBatches(examples, data_keys(seeds, layout), 40, layout)
+batch = batches(0, count if count > 1 else None)
+programs = [
+    train.jit_train_step(count, layout).lower(state, batch),
+    train.jit_eval_step(layout).lower(state, next(ordered_batches(examples, 100, layout))),
+]
+pattern = r" (all-\\w+|reduce-scatter|collective-\\w+)[.\\w-]*\\("
+found = [sorted(set(re.findall(pattern, p.compile().as_text()))) for p in programs]
+local = [x.addressable_shards[0].data.shape for x in (batch["image"], state.params["Dense_1"]["bias"])]
+json.dump([dict(layout.mesh.shape), found, local], sys.stdout)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "seeds", "mesh", "batch", "bias"),
+    [
+        ("plain", 1, [0], {"seed": 1, "data": 4}, [10, 28, 28, 1], [10]),
+        ("plain", 3, [0], {"seed": 1, "data": 4}, [3, 10, 28, 28, 1], [10]),
+        ("cpu", 1, [0, 1], {"seed": 2, "data": 2}, [1, 20, 28, 28, 1], [1, 10]),
+        ("plain", 2, [0, 1, 2, 3, 4, 5], {"seed": 2, "data": 2}, [2, 3, 20, 28, 28, 1], [3, 10]),
+        ("plain", 1, [0, 1, 2, 3], {"seed": 4, "data": 1}, [1, 40, 28, 28, 1], [1, 10]),
+    ],
+)
+def test_devices_exchange_sums_alone(kind, count, seeds, mesh, batch, bias):
+    """No device gathers another's examples or activations; runs are spread over devices first."""
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAMS, json.dumps([kind, count, seeds])],
+        env=os.environ | on_devices(4),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    found_mesh, (step, evaluation), local = json.loads(run.stdout)
+    assert found_mesh == mesh
+    assert local == [batch, bias]
+    # Metrics of runs on different devices are gathered, so that the host can read them.
+    metrics = ["all-gather"] if mesh["seed"] > 1 else []
+    sums = ["all-reduce"] if mesh["data"] > 1 else []
+    assert step in (metrics + sums, sums)
+    assert evaluation in (metrics + sums, sums)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "count", "nearest"),
     [(100, 8, "96 or 104"), (101, 2, "100 or 102"), (103, 8, "104"), (97, 8, "96"), (1, 4, "4")],

@@ -97,7 +97,13 @@ def step_ms() -> dict[str, float]:
 
     device.keep_freed_memory()
     state, key = create_train_state(get_config()), jax.random.key(0)
-    step = jax.jit(train.train_step, compiler_options=device.compiler_options())
+    step_fn = train.jit_train_step()
+
+    def step(batch):
+        nonlocal state
+        state, metrics = step_fn(state, batch)
+        return metrics
+
     batches = {
         size: {
             "image": jax.random.uniform(key, (size, 28, 28, 1)),
@@ -114,10 +120,10 @@ def step_ms() -> dict[str, float]:
         return optax.apply_updates(state.params, updates), opt_state
 
     found: dict[str, list[float]] = {}
-    for _ in range(3):
+    for _ in range(6):
         for size, batch in batches.items():
-            jax.block_until_ready(step(state, batch))
-            found.setdefault(str(size), []).append(median_ms(lambda b=batch: step(state, b)))
+            jax.block_until_ready(step(batch))
+            found.setdefault(str(size), []).append(median_ms(lambda b=batch: step(b)))
         found.setdefault("update", []).append(median_ms(lambda: update(state)))
     return {name: min(values) for name, values in found.items()}
 
