@@ -103,7 +103,8 @@ programs = [
 ]
 pattern = r" (all-\\w+|reduce-scatter|collective-\\w+)[.\\w-]*\\("
 found = [sorted(set(re.findall(pattern, p.compile().as_text()))) for p in programs]
-local = [x.addressable_shards[0].data.shape for x in (batch["image"], state.params["Dense_1"]["bias"])]
+arrays = batch["image"], state.params["Dense_1"]["bias"]
+local = [x.addressable_shards[0].data.shape for x in arrays]
 json.dump([dict(layout.mesh.shape), found, local], sys.stdout)
 """
 
