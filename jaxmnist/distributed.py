@@ -71,6 +71,8 @@ def join(
             heartbeat_timeout_seconds=_LOST_SECONDS,
         )
     except ValueError as e:
+        if launched:
+            _bequeath("")
         if "coordinator_address" not in str(e):
             raise
         if "OMPI_COMM_WORLD_RANK" in os.environ or "JOB_COMPLETION_INDEX" in os.environ:
@@ -79,13 +81,13 @@ def join(
                 "Kubernetes install 'jaxmnist[k8s]', elsewhere pass --coordinator, "
                 f"--num_processes and --process_id; {_ALONE}."
             ) from None
-        if launched:
-            _bequeath("")
         return  # No cluster.
     except RuntimeError as e:
+        if launched:
+            _bequeath("")
         if not launched and "before any JAX calls" in str(e):
             return  # Of a Python program that has computed already, and so is alone.
-        reason = " ".join(str(e).split())
+        reason = " ".join(f"{e} {e.__cause__ or ''}".split())
         raise UserError(f"the other processes cannot be found ({reason}); {_ALONE}.") from e
     _bequeath(f"{_LOST}." if jax.process_count() > 1 else "")
 
