@@ -1,4 +1,4 @@
-"""Several processes that train as one: how they meet, speak, and end when one of them is lost."""
+"""Several processes that train as one: how they speak, and end when one of them is lost."""
 
 import contextlib
 import functools
@@ -7,7 +7,6 @@ import os
 import pickle
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxmnist import rendezvous
 from jaxmnist.errors import UserError
 
 T = TypeVar("T")
@@ -55,8 +55,8 @@ def join(
     if told:
         if coordinator is None or num_processes is None or process_id is None:
             raise UserError("--coordinator, --num_processes and --process_id belong together.")
-        _check(coordinator, num_processes, process_id)
-        _meet(coordinator, num_processes, process_id, timeout)
+        rendezvous.check(coordinator, num_processes, process_id)
+        rendezvous.meet(coordinator, num_processes, process_id, timeout)
     # A signal is ours to handle: see hooks.Checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
     launched = told or any(name in os.environ for name in _LAUNCHERS)
@@ -70,26 +70,29 @@ def join(
             initialization_timeout=round(timeout),
             heartbeat_timeout_seconds=_LOST_SECONDS,
         )
-    except ValueError as e:
+    except (ValueError, RuntimeError) as e:
         if launched:
             _bequeath("")
-        if "coordinator_address" not in str(e):
-            raise
-        if "OMPI_COMM_WORLD_RANK" in os.environ or "JOB_COMPLETION_INDEX" in os.environ:
-            raise UserError(
-                "this process was launched as one of several, but JAX cannot find the others: on "
-                "Kubernetes install 'jaxmnist[k8s]', elsewhere pass --coordinator, "
-                f"--num_processes and --process_id; {_ALONE}."
-            ) from None
-        return  # No cluster.
-    except RuntimeError as e:
-        if launched:
-            _bequeath("")
+        _check_that_alone(e, launched)
+        return
+    _bequeath(f"{_LOST}." if jax.process_count() > 1 else "")
+
+
+def _check_that_alone(e: Exception, launched: bool) -> None:
+    """Raises UserError if what JAX says of its search means more than that there is nobody."""
+    if isinstance(e, RuntimeError):
         if not launched and "before any JAX calls" in str(e):
-            return  # Of a Python program that has computed already, and so is alone.
+            return  # A Python program that has computed already.
         reason = " ".join(f"{e} {e.__cause__ or ''}".split())
         raise UserError(f"the other processes cannot be found ({reason}); {_ALONE}.") from e
-    _bequeath(f"{_LOST}." if jax.process_count() > 1 else "")
+    if "coordinator_address" not in str(e):
+        raise e
+    if "OMPI_COMM_WORLD_RANK" in os.environ or "JOB_COMPLETION_INDEX" in os.environ:
+        raise UserError(
+            "this process was launched as one of several, but JAX cannot find the others: on "
+            "Kubernetes install 'jaxmnist[k8s]', elsewhere pass --coordinator, --num_processes "
+            f"and --process_id; {_ALONE}."
+        ) from None
 
 
 def _is_alone() -> bool:
@@ -98,92 +101,6 @@ def _is_alone() -> bool:
     if "1" in (env.get("SLURM_NTASKS"), env.get("OMPI_COMM_WORLD_SIZE")):
         return True  # With all devices of its host, where JAX would take one.
     return "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" not in env
-
-
-def _check(coordinator: str, num_processes: int, process_id: int) -> None:
-    host, _, port = coordinator.rpartition(":")
-    if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-        raise UserError(f"--coordinator={coordinator} is no HOST:PORT.")
-    if num_processes < 1:
-        raise UserError(f"--num_processes={num_processes} is not allowed: it must be at least 1.")
-    if not 0 <= process_id < num_processes:
-        raise UserError(
-            f"--process_id={process_id} is not allowed: it must be 0 to {num_processes - 1}, "
-            f"since --num_processes={num_processes}."
-        )
-
-
-def _meet(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
-    """Returns once all are there; JAX's own way of telling that they are not is to abort."""
-    host, _, port = coordinator.rpartition(":")
-    deadline = time.monotonic() + timeout
-    try:
-        if process_id == 0:
-            _receive(int(port), num_processes, deadline, timeout)
-        else:
-            _call((host.strip("[]"), int(port)), f"{num_processes} {process_id}\n", deadline)
-    except TimeoutError as e:
-        raise UserError(
-            f"nobody answers at --coordinator={coordinator} after {timeout:g} s ({e}): is process "
-            "0 started, and is that its address?"
-        ) from None
-
-
-def _receive(port: int, num_processes: int, deadline: float, timeout: float) -> None:
-    try:
-        server = socket.create_server(("", port), backlog=num_processes)
-    except OSError as e:
-        raise UserError(
-            f"--coordinator: port {port} cannot be opened ({os.strerror(e.errno or 0)})."
-        ) from None
-    there: dict[int, socket.socket] = {}
-    with server, contextlib.ExitStack() as cleanup:
-        answer = "come"
-        while answer == "come" and len(there) < num_processes - 1:
-            server.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                caller = cleanup.enter_context(server.accept()[0])
-            except TimeoutError:
-                absent = sorted(set(range(1, num_processes)) - set(there))
-                answer = (
-                    f"of {num_processes} processes, these did not come within {timeout:g} s: "
-                    f"{', '.join(map(str, absent))}."
-                )
-                continue
-            try:
-                caller.settimeout(2)
-                count, process_id = map(int, caller.makefile().readline().split())
-            except (OSError, ValueError):
-                continue  # Not one of ours.
-            if count != num_processes:
-                answer = f"--num_processes={count} in one process, {num_processes} in another."
-            elif process_id in there or process_id == 0:
-                answer = f"two processes have --process_id={process_id}."
-            there[-len(there) - 1 if answer != "come" else process_id] = caller
-        for caller in there.values():
-            with contextlib.suppress(OSError):
-                caller.sendall(f"{answer}\n".encode())
-    if answer != "come":
-        raise UserError(answer)
-
-
-def _call(address: tuple[str, int], who: str, deadline: float) -> None:
-    reason = "no time"
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            with socket.create_connection(address, timeout=min(left, 2)) as caller:
-                caller.sendall(who.encode())
-                # Process 0 has its own deadline, and tells who is missing.
-                caller.settimeout(left + 5)
-                answer = caller.makefile().readline().strip()
-            if answer == "come":
-                return
-            if answer:
-                raise UserError(answer)
-        except OSError as e:
-            reason = e.strerror or str(e)
-        time.sleep(0.1)
-    raise TimeoutError(reason)
 
 
 @functools.cache

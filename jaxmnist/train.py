@@ -158,7 +158,7 @@ def train(
         compiler = cleanup.enter_context(ThreadPoolExecutor(1))
         compiling = compiler.submit(_compile, config, seeds, layout, many, seconds)
         with _timed(seconds, "data"):
-            dataset, (train, test) = data.load(config, layout)
+            dataset, (training, test) = data.load(config, layout)
             for each in configs:
                 each.dataset = dataset.name
                 config_lib.check(each)  # Again: the sample has fewer examples.
@@ -176,7 +176,7 @@ def train(
             screen.line(f"resuming from step {start}")
 
         eval_fn = jit_eval_step(layout)
-        batches = ShuffledBatches(train, data_keys(seeds, layout), config.batch_size, layout)
+        batches = ShuffledBatches(training, data_keys(seeds, layout), config.batch_size, layout)
 
         def evaluate_test(state: TrainState) -> dict[str, np.ndarray]:
             with _timed(seconds, "eval"):
