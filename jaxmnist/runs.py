@@ -97,7 +97,7 @@ def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> None:
                 "another workdir."
             )
     if config.num_seeds > 1:
-        write_json(record.config, config.to_dict())
+        record.save_config(config)
 
 
 def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict, Workdir]]:

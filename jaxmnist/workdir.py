@@ -60,7 +60,8 @@ class Workdir:
 
     def save_config(self, config: ConfigDict) -> None:
         """Records the config; raises UserError if there are checkpoints of another training."""
-        saved = self.load_config() if self.checkpoint_steps() else None
+        started = self.checkpoint_steps() or any(self.path.glob("seed-*/checkpoints/*"))
+        saved = self.load_config() if started else None
         if saved and (changed := changed_training(saved, config)):
             raise UserError(
                 f"{self.path} holds a run that was trained differently: {'; '.join(changed)}. "

@@ -245,6 +245,16 @@ def test_one_run_and_several_seeds_do_not_share_a_workdir(several, tmp_path):
         runs.train_and_evaluate(alone, tmp_path / "several")
 
 
+def test_seeds_of_another_training_are_refused(several, tmp_path):
+    several.num_steps = 2
+    runs.train_and_evaluate(several, tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    several.learning_rate = 0.01
+    with pytest.raises(UserError, match=r"trained differently: learning_rate \(0.05 there, 0.01"):
+        runs.train_and_evaluate(several, tmp_path)
+    assert (tmp_path / "config.json").read_text() == before
+
+
 def test_a_bad_loss_names_its_seed(several, tmp_path):
     several.num_steps, several.learning_rate, several.seeds_per_call = 40, 1e30, 3
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+ of seed 5: lower"):
