@@ -49,10 +49,7 @@ def collect(
       seconds: by what they were spent on.
     """
     counts = zip(("train", config_lib.eval_name(configs[0])), dataset.splits, strict=True)
-    common = {
-        "seconds": seconds,
-        "peak_memory_bytes": device.peak_memory_bytes(),
-    }
+    common = {"seconds": seconds, "peak_memory_bytes": device.peak_memory_bytes()}
     num_examples = {name: len(split) for name, split in counts}
     machine = {"device": device.describe(), "versions": device.versions()}
     return [

@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -31,7 +32,6 @@ def together(command):
     """Starts a run in several processes."""
 
     def start(count, workdir, **flags):
-        # Below the ports that systems choose from, so that none is taken by a connection.
         address = f"localhost:{free_port()}"
         shared = {"workdir": workdir, "coordinator": address, "num_processes": count}
         return [command("main", **shared, process_id=i, **flags) for i in range(count)]
@@ -167,7 +167,21 @@ def test_who_is_not_met_is_told_of_in_time(flags, sentence):
     assert "\n" not in str(caught.value)
 
 
-def test_a_port_that_is_taken(command, tmp_path):
+def test_what_jax_raises_of_a_lost_process_is_explained(monkeypatch):
+    """XLA's statuses, which come as either type; nothing else, and nothing in one process."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    lost = r"another process .*\(JAX says: UNKNOWN: Gloo failed"
+    for kind in (ValueError, jax.errors.JaxRuntimeError):
+        with pytest.raises(UserError, match=lost), distributed.explained():
+            raise kind("UNKNOWN: Gloo failed\nmore")
+    with pytest.raises(ValueError, match="not a status"), distributed.explained():
+        raise ValueError("not a status: 1")
+    monkeypatch.setattr(jax, "process_count", lambda: 1)
+    with pytest.raises(ValueError, match="UNKNOWN: ours"), distributed.explained():
+        raise ValueError("UNKNOWN: ours")
+
+
+def test_a_port_that_is_taken():
     with socket.create_server(("", 0)) as server:
         address = f"localhost:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=r"port \d+ cannot be opened \(Address already in use"):
