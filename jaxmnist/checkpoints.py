@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import shutil
 import sys
 from collections.abc import Iterator
@@ -32,20 +33,20 @@ class Checkpoints:
     """The newest KEEP checkpoints of a run, each with a fingerprint that a restore checks."""
 
     def __init__(self, folder: Path, *, read_only: bool = False):
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEEP,
-            create=False,
-            read_only=read_only,
-            # Process 0 alone writes and reads, so nobody waits for the others.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
-            ),
-        )
         self._folder = folder
         self._read_only = read_only
-        with self._explained("open"):
+        with self._explained("open"), _quiet():
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=KEEP,
+                create=False,
+                read_only=read_only,
+                # Process 0 alone writes and reads, so nobody waits for the others.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+                ),
+            )
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def steps(self) -> list[int]:
@@ -135,6 +136,18 @@ class Checkpoints:
                 f"cannot {verb} checkpoints in {self._folder} ({_reason(e)}): make room or choose "
                 "another workdir; what was there before is whole."
             ) from e
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings that orbax gives of every folder that is only read."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _reason(e: Exception) -> str:

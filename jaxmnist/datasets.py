@@ -44,9 +44,16 @@ def names() -> list[str]:
     return [*builders.names(), SAMPLE]
 
 
+def class_names(name: str) -> list[str]:
+    """What each class of a dataset stands for; its data may still be missing."""
+    if name == SAMPLE:
+        return [str(digit) for digit in range(10)]
+    return builders.create(name, None).info.features["label"].names
+
+
 def num_classes(name: str) -> int:
     """The number of classes of a dataset, whose data may still be missing."""
-    return 10 if name == SAMPLE else builders.create(name, None).info.features["label"].num_classes
+    return len(class_names(name))
 
 
 def load(

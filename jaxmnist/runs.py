@@ -1,6 +1,5 @@
 """The runs that a config asks for: one, or one for each seed, together or in turn."""
 
-import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,12 +11,11 @@ from ml_collections import ConfigDict
 from jaxmnist import config as config_lib
 from jaxmnist import device, distributed, hooks
 from jaxmnist import results as results_lib
-from jaxmnist.checkpoints import Checkpoints, saved_part
 from jaxmnist.errors import UserError
+from jaxmnist.inference import newest_state
 from jaxmnist.input_pipeline import Data
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train import evaluate, jit_eval_step, train
-from jaxmnist.train_state import create_train_state
 from jaxmnist.workdir import Workdir, write_json
 
 
@@ -62,25 +60,13 @@ def evaluate_checkpoints(
     """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy)."""
     config_lib.check(config)
     layout, data = Layout.create(), Data()
-    dataset, (_, examples) = data.load(config, layout)
+    _, (_, examples) = data.load(config, layout)
     found, eval_fn = [], jit_eval_step(layout)
     for each, record in _each_seed(config, Workdir(Path(workdir))):
-        state = create_train_state(each, dataset.num_classes, layout)
-        newest = functools.partial(_newest, record, saved_part(state))
-        tree = distributed.from_first(newest)
-        state = state.replace(**layout.put(tree, layout.state))
+        state = newest_state(each, record, layout)
         metrics = evaluate(eval_fn, state, examples, config.eval_batch_size, layout)
         found.append((each.seed, int(fetch(state.step)), hooks.each_run(metrics)[0]))
     return found
-
-
-def _newest(record: Workdir, shapes: dict[str, Any]) -> dict[str, Any]:
-    checkpoints = Checkpoints(record.checkpoints, read_only=True)
-    tree = checkpoints.restore(jax.device_get(shapes))
-    checkpoints.close()
-    if tree is None:
-        raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
-    return tree
 
 
 def _at_once(config: ConfigDict) -> int:

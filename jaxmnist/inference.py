@@ -1,0 +1,143 @@
+"""A trained model: its newest checkpoint, loaded from a workdir and asked about images."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Integer, Shaped
+from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
+
+from jaxmnist import datasets, device, distributed
+from jaxmnist.checkpoints import Checkpoints, saved_part
+from jaxmnist.errors import UserError
+from jaxmnist.input_pipeline import to_float
+from jaxmnist.sharding import Layout, fetch
+from jaxmnist.train_state import IMAGE_SHAPE, TrainState, create_train_state
+from jaxmnist.workdir import Workdir
+
+
+class Predictions(NamedTuple):
+    """What a model says of images, or of one image: then without the axis "n"."""
+
+    classes: Integer[np.ndarray, "*n"]
+    probabilities: Float[np.ndarray, "*n classes"]
+
+
+class Model:
+    """A trained network.
+
+    Attributes:
+      config: of its training.
+      step: of the training step after which it is.
+      params: the network's parameters, NumPy arrays.
+      class_names: what each class stands for.
+    """
+
+    def __init__(self, config: ConfigDict, state: TrainState, layout: Layout):
+        self.config = config
+        self.step = int(fetch(state.step))
+        self.params: dict[str, Any] = fetch(state.params)
+        self.class_names = datasets.class_names(config.dataset)
+        self._layout, self._params = layout, state.params
+        self._apply = _jit_apply(state.apply_fn, layout)
+
+    def predict(self, images: ArrayLike) -> Predictions:
+        """The most probable class of each image, and the probabilities of all (float32).
+
+        Args:
+          images: one image or many, (28, 28), (28, 28, 1), (n, 28, 28) or (n, 28, 28, 1), light
+            on dark: uint8, or floating-point in [0, 1].
+
+        Raises:
+          ValueError: images of another shape, type or range.
+        """
+        images = np.asarray(images)
+        logits = self.logits(_as_batch(images))
+        exp = np.exp(logits - logits.max(-1, keepdims=True))
+        found = Predictions(logits.argmax(-1), exp / exp.sum(-1, keepdims=True))
+        is_one = images.ndim == 2 or images.shape == IMAGE_SHAPE
+        return Predictions(*(x[0] for x in found)) if is_one else found
+
+    def logits(self, images: Shaped[np.ndarray, "n 28 28 1"]) -> Float[np.ndarray, "n classes"]:
+        """The logits of uint8 images, or of float32 ones in [0, 1]."""
+        # Few sizes, each of which is compiled once: one image, or a batch of the evaluation's.
+        size = self._layout.round_up(1 if len(images) == 1 else self.config.eval_batch_size)
+        found = [np.empty((0, len(self.class_names)), np.float32)]
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            batch = self._layout.put(padded, self._layout.examples)
+            found.append(fetch(self._apply(self._params, batch))[: len(part)])
+        return np.concatenate(found)
+
+
+def load(workdir: str | Path) -> Model:
+    """The model of a workdir's newest checkpoint.
+
+    Raises:
+      UserError: the workdir holds no run, several, or no whole checkpoint.
+    """
+    record = Workdir(Path(workdir))
+    config = record.load_config()
+    if config is None:
+        raise UserError(f"{workdir} holds no run: train there first.")
+    if config.num_seeds > 1:
+        seeds = sorted(record.path.glob("seed-*/config.json"))
+        first = f", such as {seeds[0].parent}" if seeds else ""
+        raise UserError(f"{workdir} holds the runs of several seeds: name one of them{first}.")
+    layout = Layout.create()
+    return Model(config, newest_state(config, record, layout), layout)
+
+
+def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainState:
+    """The state of a run's newest whole checkpoint; raises UserError if there is none.
+
+    All processes call it, and process 0 reads.
+    """
+    state = create_train_state(config, datasets.num_classes(config.dataset), layout)
+    tree = distributed.from_first(lambda: _newest(record, saved_part(state)))
+    return state.replace(**layout.put(tree, layout.state))
+
+
+def _newest(record: Workdir, shapes: dict[str, Any]) -> dict[str, Any]:
+    tree = None
+    if record.checkpoints.is_dir():
+        checkpoints = Checkpoints(record.checkpoints, read_only=True)
+        tree = checkpoints.restore(jax.device_get(shapes))
+        checkpoints.close()
+    if tree is None:
+        raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
+    return tree
+
+
+@functools.cache
+def _jit_apply(apply_fn: Callable, layout: Layout) -> jax.stages.Wrapped:
+    def apply(
+        params: dict[str, Any], images: Shaped[Array, "n 28 28 1"]
+    ) -> Float[Array, "n classes"]:
+        x = to_float(images) if images.dtype == np.uint8 else images
+        return apply_fn({"params": params}, x)
+
+    return jax.jit(
+        apply, out_shardings=layout.everywhere, compiler_options=device.compiler_options()
+    )
+
+
+def _as_batch(images: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n 28 28 1"]:
+    pixels = images[..., 0] if images.shape[-1:] == (1,) else images
+    if pixels.ndim not in (2, 3) or pixels.shape[-2:] != IMAGE_SHAPE[:2]:
+        raise ValueError(
+            f"images have the shape {images.shape}: it must be (28, 28), (28, 28, 1), "
+            "(n, 28, 28) or (n, 28, 28, 1)."
+        )
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating):
+            raise ValueError(f"images are {images.dtype}: they must be uint8 or floating-point.")
+        if not ((images >= 0) & (images <= 1)).all():
+            raise ValueError("floating-point images must be in [0, 1]; uint8 ones in 0 to 255.")
+        images = images.astype(np.float32)
+    return images.reshape(-1, *IMAGE_SHAPE)

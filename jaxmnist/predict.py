@@ -1,0 +1,108 @@
+"""The command that tells which digits are on pictures."""
+
+import argparse
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from jaxmnist import pictures
+from jaxmnist.errors import UserError
+from jaxmnist.main import run
+
+_AT_ONCE = 200  # Pictures that are read before the next answers.
+_STDIN = "-"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status: 1 if a picture could not be read."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxmnist.predict", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--workdir", required=True, help="the folder of a training run")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help='one object a line: "file", "classes" and the "probabilities" of all classes',
+    )
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a picture, a folder of them, or - for stdin"
+    )
+    args = parser.parse_args(argv)
+    return run(lambda: _predict(args.workdir, args.images, args.json))
+
+
+def _predict(workdir: str, images: list[str], as_json: bool) -> None:
+    # Imported here, so that a mistyped flag is told of at once.
+    from jaxmnist import device, inference
+
+    device.cache_compilations()
+    model = inference.load(workdir)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # A file's name may be no text.
+    names, status = _names(images), 0
+    while group := list(itertools.islice(names, _AT_ONCE)):
+        digits = []
+        for name in group:
+            try:
+                digits.append((name, _read(name)))
+            except UserError as e:
+                print(f"error: {e}", file=sys.stderr, flush=True)
+                status = 1
+        if not digits:
+            continue
+        found = model.predict(np.stack([digit for _, digit in digits]))
+        for (name, _), chosen, probabilities in zip(digits, *found, strict=True):
+            if as_json:
+                print(_as_json(name, int(chosen), probabilities))
+            else:
+                print(_as_text(name, model.class_names, probabilities))
+        sys.stdout.flush()
+    sys.exit(status)
+
+
+def _names(images: Iterable[str]) -> Iterator[str]:
+    """The files that are named, and all within the folders that are, but hidden ones."""
+    for name in images:
+        folder = Path(name)
+        if name == _STDIN or not folder.is_dir():
+            yield name
+            continue
+        within = [
+            str(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
+        ]
+        yield from within or [name]
+
+
+def _read(name: str) -> UInt8[np.ndarray, "28 28"]:
+    if name == _STDIN:
+        return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input")
+    if Path(name).is_dir():
+        raise UserError(f"{name} is a folder without pictures: name another.")
+    return pictures.read(name, name)
+
+
+def _as_json(name: str, chosen: int, probabilities: Float[np.ndarray, " classes"]) -> str:
+    rounded = [float(f"{p:.6g}") for p in probabilities]
+    return json.dumps({"file": name, "classes": chosen, "probabilities": rounded})
+
+
+def _as_text(
+    name: str, class_names: list[str], probabilities: Float[np.ndarray, " classes"]
+) -> str:
+    first, second = np.argsort(-probabilities, kind="stable")[:2]
+    return (
+        f"{name}: {class_names[first]} ({probabilities[first]:.4f}), "
+        f"then {class_names[second]} ({probabilities[second]:.4f})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

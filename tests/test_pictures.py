@@ -1,0 +1,153 @@
+"""Whatever shows a digit becomes an image like MNIST's."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from jaxmnist import pictures
+from jaxmnist.errors import UserError
+
+
+def as_file(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return io.BytesIO(file.getvalue())
+
+
+@pytest.fixture(scope="module")
+def seven():
+    """A black 7 on white paper of 300x400, its box 90x160."""
+    image = Image.new("L", (300, 400), 255)
+    ImageDraw.Draw(image).line([(110, 110), (190, 110), (140, 260)], 0, 12, joint="curve")
+    return image
+
+
+@pytest.fixture(scope="module")
+def prepared(seven):
+    return pictures.read(as_file(seven), "seven")
+
+
+def difference(a, b):
+    return np.abs(a.astype(float) - b).mean()
+
+
+def test_the_box_is_20_high_and_its_centre_of_mass_in_the_middle(prepared):
+    assert prepared.shape == (28, 28)
+    assert prepared.dtype == np.uint8
+    rows, columns = np.flatnonzero(prepared.any(1)), np.flatnonzero(prepared.any(0))
+    assert rows[-1] - rows[0] + 1 == 20
+    assert columns[-1] - columns[0] + 1 == pytest.approx(20 * 90 / 160, abs=1)
+    assert ndimage.center_of_mass(prepared) == pytest.approx((14, 14), abs=0.51)
+    assert prepared.max() == 255
+
+
+def test_images_of_mnist_go_through_untouched(test_split):
+    for image in test_split.images[::50, ..., 0]:
+        found = pictures.read(as_file(Image.fromarray(image)), "one")
+        np.testing.assert_array_equal(found, image)
+
+
+def test_the_digits_of_mnist_come_out_as_mnist_made_them(test_split):
+    """Scaled up, moved and made dark on light, then prepared: nearly what they were before."""
+    for image in test_split.images[::50, ..., 0]:
+        large = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
+        paper = Image.new("L", (500, 300), 0)
+        paper.paste(large, (200, 30))
+        found = pictures.prepare(255 - np.asarray(paper, np.float32))
+        assert difference(found, image) < 0.2 * difference(image, 0)
+
+
+@pytest.mark.parametrize("mode", ["1", "RGB", "RGBA", "P", "LA", "CMYK", "I;16", "I", "F"])
+def test_every_mode_of_pillow_gives_the_same(seven, prepared, mode):
+    image = seven.convert(mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(seven).astype(np.uint16) * 257)
+    kind = "TIFF" if mode in ("CMYK", "F") else "PNG"
+    if mode == "F":
+        image = Image.fromarray(np.asarray(seven, np.float32) / 255)
+    assert difference(pictures.read(as_file(image, kind), "one"), prepared) < 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_every_format_gives_nearly_the_same(seven, prepared, kind):
+    assert difference(pictures.read(as_file(seven, kind), "one"), prepared) < 3
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_ink_on_nothing_is_put_on_a_paper_that_shows_it(seven, prepared, ink):
+    image = Image.new("L", seven.size, ink)
+    image.putalpha(Image.eval(seven, lambda level: 255 - level))
+    assert difference(pictures.read(as_file(image), "one"), prepared) < 2
+
+
+def test_a_paper_with_transparent_corners_stays_a_paper(seven, prepared):
+    shape = Image.new("L", seven.size, 0)
+    ImageDraw.Draw(shape).rounded_rectangle([0, 0, 299, 399], 40, 255)
+    image = seven.copy()
+    image.putalpha(shape)
+    assert difference(pictures.read(as_file(image), "one"), prepared) < 2
+
+
+def test_a_palette_can_have_a_transparent_colour(seven, prepared):
+    image = seven.convert("P")
+    file = as_file(image, transparency=image.getpixel((0, 0)))
+    assert difference(pictures.read(file, "one"), prepared) < 2
+
+
+def test_light_on_dark_is_dark_on_light_seen_otherwise(seven, prepared):
+    found = pictures.prepare(255 - np.asarray(seven, np.float32))
+    assert difference(found, prepared) < 1
+
+
+def test_a_photo_in_uneven_light_with_noise_and_specks(seven, prepared):
+    y, x = np.mgrid[0:400, 0:300]
+    noise = np.random.default_rng(0).normal(0, 5, (400, 300))
+    photo = np.asarray(seven) * 0.5 + 60 + 0.15 * x - 0.1 * y + noise
+    photo[20:23, 30:33] = photo[350:352, 250:252] = 40
+    image = Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8))
+    assert difference(pictures.read(as_file(image, "JPEG"), "one"), prepared) < 5
+
+
+def test_a_camera_that_was_turned_tells_so(seven, prepared):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be seen, it is turned a quarter clockwise.
+    file = as_file(seven.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    assert difference(pictures.read(file, "one"), prepared) < 3
+
+
+def test_a_large_picture_is_the_same_digit(seven, prepared):
+    image = seven.resize((3000, 4000))
+    assert difference(pictures.read(as_file(image), "one"), prepared) < 4
+
+
+def test_thin_strokes_become_full_ones():
+    image = Image.new("L", (400, 400), 255)
+    ImageDraw.Draw(image).line([(200, 50), (200, 350)], 0, 3)
+    assert pictures.read(as_file(image), "one").max() == 255
+
+
+def test_what_holds_no_digit_is_told_of(seven, tmp_path, monkeypatch):
+    whole = as_file(seven).getvalue()
+    cases = {
+        b"": "no picture",
+        b"hello": "no picture",
+        whole[: len(whole) // 2]: "cannot be read",
+        whole[:40] + b"\x00" * 40 + whole[80:]: "cannot be read",
+        as_file(Image.new("L", (300, 300), 255)).getvalue(): "shows no digit",
+        as_file(Image.new("L", (1, 1), 0)).getvalue(): "shows no digit",
+        as_file(Image.new("RGBA", (30, 30), 0)).getvalue(): "transparent",
+    }
+    for data, words in cases.items():
+        with pytest.raises(UserError, match=f"it .*{words}|it: .*{words}"):
+            pictures.read(io.BytesIO(data), "it")
+    with pytest.raises(UserError, match="no such file"):
+        pictures.read(tmp_path / "none.png", "it")
+    with pytest.raises(UserError, match="no picture"):
+        pictures.read(as_file(seven, "TIFF"), "it", formats=["PNG"])
+    for limit in (100_000, 10_000):  # Where Pillow warns, and where it refuses.
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(UserError, match=f"more than {limit:,} pixels"):
+            pictures.read(io.BytesIO(whole), "it")

@@ -1,0 +1,138 @@
+"""The predict command, as its users run it."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxmnist
+from jaxmnist import datasets, png, predict
+
+
+@pytest.fixture
+def folder(tmp_path, test_split):
+    """Ten test images as PNG, in a folder with another within."""
+    (tmp_path / "pngs/more").mkdir(parents=True)
+    for i in range(10):
+        path = tmp_path / "pngs" / ("more" if i % 2 else ".") / f"{i}.png"
+        path.write_bytes(png.encode(test_split.images[i]))
+    return tmp_path / "pngs"
+
+
+def test_every_file_of_a_folder_gets_the_evaluations_class(
+    trained, folder, model, test_split, capsys
+):
+    (folder / ".hidden").write_text("no picture")
+    assert predict.main([f"--workdir={trained}", "--json", str(folder)]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    names = [str(folder / f"{i}.png") for i in range(0, 10, 2)]
+    names += [str(folder / f"more/{i}.png") for i in range(1, 10, 2)]
+    assert [each["file"] for each in found] == names
+    order = [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+    classes, probabilities = model.predict(test_split.images[order])
+    assert [each["classes"] for each in found] == classes.tolist()
+    np.testing.assert_allclose([each["probabilities"] for each in found], probabilities, atol=1e-6)
+
+
+def test_a_line_has_the_digit_and_the_runner_up(trained, folder, model, test_split, capsys):
+    assert predict.main([f"--workdir={trained}", str(folder / "0.png")]) == 0
+    p = model.predict(test_split.images[0]).probabilities
+    first, second = np.argsort(-p)[:2]
+    wanted = f"{folder}/0.png: {first} ({p[first]:.4f}), then {second} ({p[second]:.4f})\n"
+    assert capsys.readouterr().out == wanted
+
+
+def bomb():
+    """A PNG that says that it has a billion pixels."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 40_000, 25_000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_what_cannot_be_read_is_named_and_the_others_still_done(trained, folder, command, tmp_path):
+    whole = (folder / "0.png").read_bytes()
+    bad = {"empty.png": b"", "cut.png": whole[:150], "notes.txt": b"hi", "bomb.png": bomb()}
+    for name, data in bad.items():
+        (folder / name).write_bytes(data)
+    (tmp_path / "none").mkdir()
+    missing = [str(tmp_path / name) for name in ("none", "gone.png")]
+    run = command("predict", str(folder), *missing, workdir=trained)
+    assert run.wait() == 1
+    assert len(run.out.splitlines()) == 10
+    errors = run.err.splitlines()
+    assert len(errors) == 6, run.err
+    for name in [*bad, "none", "gone.png"]:
+        assert sum(name in line for line in errors) == 1, run.err
+    assert all(re.fullmatch(r"error: .*\.", line) for line in errors)
+
+
+def test_a_picture_is_read_from_standard_input(trained, model, test_split):
+    run = subprocess.run(
+        [sys.executable, "-m", "jaxmnist.predict", f"--workdir={trained}", "-"],
+        input=png.encode(test_split.images[3]),
+        capture_output=True,
+        timeout=60,
+    )
+    assert run.stderr == b""
+    wanted = model.predict(test_split.images[3]).classes
+    assert re.fullmatch(rf"-: {wanted} \(.*\n", run.stdout.decode())
+
+
+def test_a_name_that_is_no_text_is_printed_as_it_is(trained, folder):
+    name = bytes(folder) + b"/\xff.png"
+    with open(name, "wb") as f:
+        f.write((folder / "0.png").read_bytes())
+    run = subprocess.run(
+        [sys.executable, "-m", "jaxmnist.predict", f"--workdir={trained}", name],
+        capture_output=True,
+        timeout=60,
+    )
+    assert run.stdout.startswith(name + b": "), run.stderr
+
+
+def test_pictures_that_were_drawn_dark_on_light_are_recognized(
+    trained, tmp_path, capsys, test_split
+):
+    """Real digits, as pictures of another size, colour and place."""
+    labels = []
+    for i in range(100):
+        large = Image.fromarray(255 - test_split.images[i, ..., 0]).resize((140, 140))
+        paper = Image.new("RGB", (300, 200), "white")
+        paper.paste(large, (20 + i, 40))
+        paper.save(tmp_path / f"{i:02}.jpg")
+        labels.append(test_split.labels[i])
+    assert predict.main([f"--workdir={trained}", "--json", str(tmp_path)]) == 0
+    found = [json.loads(line)["classes"] for line in capsys.readouterr().out.splitlines()]
+    assert np.mean(np.array(found) == labels) > 0.85
+
+
+def test_a_workdir_without_a_run_is_told_of(command, tmp_path):
+    run = command("predict", "x.png", workdir=tmp_path)
+    assert run.wait() == 1
+    assert run.err == f"error: {tmp_path} holds no run: train there first.\n"
+
+
+def test_mnists_test_images_get_the_evaluations_classes(trained, prepared_mnist, tmp_path, capsys):
+    """All 10,000, by the file."""
+    split = datasets.load("mnist", ["test"], str(prepared_mnist)).splits[0]
+    for i, image in enumerate(split.images):
+        (tmp_path / f"{i:05}.png").write_bytes(png.encode(image))
+    assert predict.main([f"--workdir={trained}", "--json", str(tmp_path)]) == 0
+    found = [json.loads(line)["classes"] for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_array_equal(found, jaxmnist.load(trained).predict(split.images).classes)
