@@ -93,6 +93,17 @@ def load(workdir: str | Path) -> Model:
     return Model(config, newest_state(config, record, layout), layout)
 
 
+def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
+    """The split that a run was evaluated on; raises UserError as datasets.load does.
+
+    Args:
+      config: the run's.
+      data_dir: tfds's folder, in place of the run's.
+    """
+    where = data_dir or config.data_dir
+    return datasets.load(config.dataset, [config.eval_split], where, config.allow_sample)
+
+
 def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainState:
     """The state of a run's newest whole checkpoint; raises UserError if there is none.
 

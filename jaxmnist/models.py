@@ -64,7 +64,7 @@ class CNN(nn.Module):
             else:
                 params = conv.variables["params"]
                 x = self.conv_pool(x, params["kernel"], params["bias"])
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)  # len() of a free batch dimension is no number.
         x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=init)(x)

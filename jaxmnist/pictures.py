@@ -98,7 +98,7 @@ def _grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
     if not image.has_transparency_data:
         image = image.convert("L")
         return np.asarray(image.reduce(factor) if factor > 1 else image, np.float32)
-    image = image.convert("RGBA").convert("La")  # Premultiplied, so that averages are right.
+    image = image.convert("RGBA").convert("LA").convert("La")  # Premultiplied, for averages.
     image = image.reduce(factor) if factor > 1 else image
     shown, opacity = (np.asarray(band, np.float32) for band in image.split())
     seen = opacity.sum()

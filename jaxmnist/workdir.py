@@ -93,10 +93,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
     new = path.with_name(f".{path.name}.new")
     try:
-        with new.open("w") as f:
-            f.write(text)
+        with new.open("wb") as f:
+            f.write(data)
             f.flush()
             os.fsync(f.fileno())
         new.replace(path)
