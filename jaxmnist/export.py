@@ -41,15 +41,16 @@ def _export(workdir: str, kind: str, output: Path, data_dir: str | None) -> None
     # Imported here, so that a mistyped flag is told of at once.
     import jax
 
-    from jaxmnist import device, inference, workdir as workdir_lib
+    from jaxmnist import device, inference
+    from jaxmnist import workdir as workdir_lib
     from jaxmnist.checkpoints import fingerprint
 
     build, check = {"onnx": (to_onnx, _run_onnx), "stablehlo": (to_stablehlo, _run_stablehlo)}[kind]
     device.cache_compilations()
-    model = inference.load(workdir)
+    model = inference.load(workdir, dtype="float32")
     dataset = inference.load_evaluation(model.config, data_dir)
     (test,) = dataset.splits
-    # Whatever a run's products were, and a device's are by default, those of a file are float32.
+    # A file's products are float32, whatever a run's were and a device's are by default.
     with jax.default_matmul_precision("highest"):
         data = build(model)
         ours, theirs = model.logits(test.images), check(data)(test.images)

@@ -75,8 +75,12 @@ class Model:
         return np.concatenate(found)
 
 
-def load(workdir: str | Path) -> Model:
+def load(workdir: str | Path, dtype: str | None = None) -> Model:
     """The model of a workdir's newest checkpoint.
+
+    Args:
+      workdir: of the run.
+      dtype: of the products, in place of the run's.
 
     Raises:
       UserError: the workdir holds no run, several, or no whole checkpoint.
@@ -89,6 +93,7 @@ def load(workdir: str | Path) -> Model:
         seeds = sorted(record.path.glob("seed-*/config.json"))
         first = f", such as {seeds[0].parent}" if seeds else ""
         raise UserError(f"{workdir} holds the runs of several seeds: name one of them{first}.")
+    config.dtype = dtype or config.dtype
     layout = Layout.create()
     return Model(config, newest_state(config, record, layout), layout)
 

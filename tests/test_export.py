@@ -1,0 +1,100 @@
+"""What is exported answers as the model does, where there is no jaxmnist."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxmnist
+from jaxmnist import export
+
+# What a program needs of a StableHLO file, in a process that cannot import us.
+CALL = """
+import sys
+sys.modules["jaxmnist"] = sys.modules["flax"] = None
+import jax, numpy as np
+exported = jax.export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+images = np.load(sys.argv[2])
+np.save(sys.argv[3], np.concatenate([exported.call(images[:1]), exported.call(images[1:])]))
+"""
+
+
+def run_onnx(path, images):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    parts = images[:1], images[1:]
+    return np.concatenate([session.run(["logits"], {"image": part})[0] for part in parts])
+
+
+def run_stablehlo(path, images):
+    given, taken = path.with_name("images.npy"), path.with_name("logits.npy")
+    np.save(given, images)
+    command = [sys.executable, "-c", CALL, path, given, taken]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    return np.load(taken)
+
+
+@pytest.mark.parametrize(("kind", "call"), [("onnx", run_onnx), ("stablehlo", run_stablehlo)])
+def test_a_file_answers_as_the_model(kind, call, trained, model, test_split, tmp_path, capsys):
+    if kind == "onnx":
+        pytest.importorskip("onnx", reason="needs the extra onnx")
+    output = tmp_path / f"model.{kind}"
+    assert export.main([f"--workdir={trained}", f"--format={kind}", f"--output={output}"]) == 0
+    assert "1,000 examples the same classes" in capsys.readouterr().out
+
+    ours, theirs = model.logits(test_split.images), call(output, test_split.images)
+    assert theirs.dtype == np.float32
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(theirs.argmax(-1), ours.argmax(-1))
+
+    results = json.loads((trained / "results.json").read_text())
+    about = json.loads((tmp_path / f"model.{kind}.json").read_text())
+    assert about["accuracy"] == pytest.approx(results["test"]["accuracy"])
+    assert about["params_sha256"] == results["params_sha256"]
+    assert about["labels"] == [str(digit) for digit in range(10)]
+    assert about["input"]["name"] == "image"
+    assert about["input"]["dtype"] == "uint8"
+    assert about["output"]["shape"] == ["batch", 10]
+
+
+def test_stablehlo_is_for_every_platform(model):
+    exported = jax.export.deserialize(bytearray(export.to_stablehlo(model)))
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert str(exported.in_avals[0]) == "uint8[batch,28,28,1]"
+
+
+def test_a_file_that_answers_otherwise_is_not_written(trained, tmp_path, monkeypatch, capsys):
+    def wrong(model):
+        kernel = model.params["Dense_1"]["kernel"].copy()
+        kernel[0, 0] += 0.1
+        model.params["Dense_1"] = model.params["Dense_1"] | {"kernel": kernel}
+        return right(model)
+
+    right = export.to_stablehlo
+    monkeypatch.setattr(export, "to_stablehlo", wrong)
+    output = tmp_path / "model.stablehlo"
+    args = [f"--workdir={trained}", "--format=stablehlo", f"--output={output}"]
+    assert export.main(args) == 1
+    assert "answers otherwise on 1,000 examples" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_extra_that_is_missing_is_named(trained, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert export.main([f"--workdir={trained}", "--format=onnx"]) == 1
+    assert "pip install 'jaxmnist[onnx]'" in capsys.readouterr().err
+    assert not (trained / "model.onnx").exists()
+
+
+def test_products_in_bfloat16_are_exported_in_float32(trained, tmp_path, capsys):
+    """The weights are float32 whatever the products were."""
+    config = json.loads((trained / "config.json").read_text())
+    for name in ("checkpoints", "results.json"):
+        (tmp_path / name).symlink_to(trained / name)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    assert export.main([f"--workdir={tmp_path}", "--format=stablehlo"]) == 0
+    assert jaxmnist.load(tmp_path).config.dtype == "bfloat16"
