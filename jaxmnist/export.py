@@ -111,7 +111,8 @@ def to_onnx(model: "Model") -> bytes:
     """
     onnx = _import("onnx")
     helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
-    nodes, weights = [], []
+    nodes: list[Any] = []
+    weights: list[Any] = []
 
     def weight(name: str, value: np.ndarray) -> str:
         weights.append(to_tensor(np.ascontiguousarray(value), name))
@@ -123,7 +124,7 @@ def to_onnx(model: "Model") -> bytes:
         return nodes[-1].output[0]
 
     x = node("Cast", "image", to=onnx.TensorProto.FLOAT)
-    x = node("Div", x, weight("largest", np.float32(255)))
+    x = node("Div", x, weight("largest", np.array(255, np.float32)))
     x = node("Reshape", x, weight("channels_first", np.array([-1, 1, 28, 28])))
     size = 28
     convs = [layer for name, layer in sorted(model.params.items()) if name.startswith("Conv")]
