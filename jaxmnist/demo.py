@@ -82,6 +82,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen()
     except (OSError, OverflowError) as e:
         raise UserError(
             f"cannot listen on {host}, port {port} ({getattr(e, 'strerror', None) or e}): choose "
