@@ -40,7 +40,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Workdir, step: int):
-        kept = [r for r in _records(workdir) if r["step"] <= step]
+        kept = [r for r in read_records(workdir) if r["step"] <= step]
         self.seconds = max((r["seconds"] for r in kept), default=0.0)
         self.latest = {r["split"]: {k: r[k] for k in ("loss", "accuracy")} for r in kept}
         new = workdir.metrics.with_name(".metrics.jsonl.new")
@@ -109,7 +109,7 @@ class Screen:
             self._bar.close()
 
 
-def _records(workdir: Workdir) -> Iterator[dict]:
+def read_records(workdir: Workdir) -> Iterator[dict]:
     """The whole lines of metrics.jsonl; a line that was cut off by a crash ends them."""
     if not workdir.metrics.exists():
         return

@@ -1,6 +1,7 @@
-"""The demo in a real browser: digits drawn with the mouse, pictures dropped, and what it refuses."""
+"""The demo in a real browser: digits drawn by mouse, pictures dropped, and what it refuses."""
 
 import http.client
+import itertools
 import json
 import re
 import shutil
@@ -128,7 +129,7 @@ class Page:
         pixels = [(round(x * half), round(y * half)) for x, y in points]
         actions = ActionChains(self.browser, duration=20)
         actions.move_to_element_with_offset(self.paper, *pixels[0]).click_and_hold()
-        for (x0, y0), (x1, y1) in zip(pixels, pixels[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(pixels):
             for i in range(8):  # As many events as a hand's.
                 actions.move_by_offset(
                     round((x1 - x0) * (i + 1) / 8) - round((x1 - x0) * i / 8),
@@ -194,7 +195,8 @@ def test_a_picture_can_be_dropped(browser, address, tmp_path, model, test_split)
         """
         const data = new DataTransfer();
         data.items.add(new File([new Uint8Array(arguments[0])], "digit.png"));
-        document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+        const drop = {dataTransfer: data, bubbles: true, cancelable: true};
+        document.body.dispatchEvent(new DragEvent("drop", drop));
         """,
         list(png.encode(other)),
     )

@@ -1,0 +1,183 @@
+"""The command that writes what a model learned as one page, report.html, and its figures."""
+
+import argparse
+import base64
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxmnist.errors import UserError
+from jaxmnist.main import run
+
+if TYPE_CHECKING:
+    from jaxmnist.analysis import Analysis
+
+_TEMPLATE = Path(__file__).with_name("report.html")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxmnist.report", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--workdir", required=True, help="the folder of a training run")
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="DIR", help="workdirs of runs to lay beside it"
+    )
+    parser.add_argument(
+        "--output", help="the page; its figures lie beside it. Default: report.html in the workdir"
+    )
+    parser.add_argument("--data_dir", help="tfds's folder; default: the runs'")
+    args = parser.parse_args(argv)
+    output = Path(args.output or Path(args.workdir) / "report.html")
+    return run(lambda: _report([args.workdir, *args.compare], output, args.data_dir))
+
+
+def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
+    try:
+        import jinja2
+        import matplotlib  # noqa: F401
+    except ImportError as e:
+        raise UserError(f"the report needs {e.name}: pip install 'jaxmnist[report]'.") from None
+    # Imported here, so that a mistyped flag is told of at once.
+    from jaxmnist import device, figures, mistakes
+    from jaxmnist.workdir import write_bytes, write_text
+
+    device.cache_compilations()
+    runs = [analyse(workdir, data_dir) for workdir in workdirs]
+    first = runs[0]
+    for other in runs[1:]:
+        if other.dataset != first.dataset:
+            raise UserError(
+                f"{other.name} was evaluated on {other.dataset}, {first.name} on {first.dataset}: "
+                "compare runs of one dataset."
+            )
+    drawn = {}
+    for name, theme in (("light", figures.LIGHT), ("dark", figures.DARK)):
+        drawn[name] = figures.draw(runs, theme)
+        drawn[name]["mistakes"] = mistakes.grid(
+            first.split, first.classes, first.confidence, first.class_names, theme.ink, theme.paper
+        )
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.from_string(_TEMPLATE.read_text()).render(
+        runs=[(each, figures.colours(i)) for i, each in enumerate(runs)],
+        **{name: _as_base64(pictures) for name, pictures in drawn.items()},
+        **_words(runs),
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for name, data in drawn["light"].items():
+        write_bytes(output.with_name(f"{output.stem}-{name}.png"), data)
+    write_text(output, page)
+    print(
+        f"{output} ({len(page) / 1e6:.1f} MB), and {output.stem}-*.png beside it: {first.dataset} "
+        f"{first.config.eval_split} accuracy {first.accuracy:.4f}, expected calibration error "
+        f"{first.bins.expected_calibration_error:.4f}"
+    )
+
+
+def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
+    """A run's newest model on its evaluation split; raises UserError as inference.load does."""
+    from jaxmnist import inference, logs
+    from jaxmnist.analysis import Analysis
+    from jaxmnist.workdir import Workdir
+
+    record = Workdir(Path(workdir))
+    model = inference.load(workdir)
+    dataset = inference.load_evaluation(model.config, data_dir)
+    (split,) = dataset.splits
+    results = record.load_results()
+    return Analysis(
+        name=str(workdir),
+        config=model.config,
+        dataset=dataset.name,
+        step=model.step,
+        records=[r for r in logs.read_records(record) if r["step"] <= model.step],
+        results=results if results and results["step"] == model.step else None,
+        class_names=model.class_names,
+        split=split,
+        probabilities=model.predict(split.images).probabilities,
+        kernel=model.params["Conv_0"]["kernel"],
+    )
+
+
+def _as_base64(pictures: dict[str, bytes]) -> dict[str, str]:
+    return {name: base64.b64encode(data).decode() for name, data in pictures.items()}
+
+
+def _words(runs: "list[Analysis]") -> dict[str, Any]:
+    """What the page says beside its figures."""
+    first = runs[0]
+    facts = [_facts(each) for each in runs]
+    wrong = int((first.classes != first.split.labels).sum())
+    return {
+        "run": first,
+        "introduction": (
+            f"{first.dataset}: {len(first.split):,} examples of its {first.config.eval_split} "
+            f"split, after {first.step:,} training steps of {first.config.batch_size}"
+        ),
+        "numbers": list(facts[0].items()),
+        "comparison": _comparison(runs, facts) if len(runs) > 1 else [],
+        "of_first": f" Of {first.name}." if len(runs) > 1 else "",
+        "mistakes_caption": f"Of {wrong:,} mistakes, the most confident ones.",
+        "config": _config(first),
+        "environment": _environment(first),
+    }
+
+
+def _facts(analysis: "Analysis") -> dict[str, str]:
+    wrong = int((analysis.classes != analysis.split.labels).sum())
+    seconds = max((r["seconds"] for r in analysis.records), default=0)
+    return {
+        "accuracy": f"{100 * analysis.accuracy:.2f} %",
+        "mistakes": f"{wrong:,} of {len(analysis.split):,}",
+        "loss (nats)": f"{analysis.loss:.4f}",
+        "calibration error": f"{analysis.bins.expected_calibration_error:.4f}",
+        "training time": f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s",
+    }
+
+
+def _comparison(
+    runs: "list[Analysis]", facts: list[dict[str, str]]
+) -> list[tuple[str, list[str], bool]]:
+    """Rows: a name, its value in each run, and whether it is a field that differs."""
+    rows = [(name, [each[name] for each in facts], False) for name in facts[0]]
+    rows.append(("step", [f"{each.step:,}" for each in runs], False))
+    shas = [(each.results or {}).get("params_sha256", "not finished")[:12] for each in runs]
+    rows.append(("parameters (SHA-256)", shas, False))
+    for field in runs[0].config:
+        values = [str(each.config[field]) for each in runs]
+        if len(set(values)) > 1:
+            rows.append((field, values, True))
+    return rows
+
+
+def _config(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
+    from jaxmnist.config import get_config
+
+    default = get_config()
+    return [
+        (field, analysis.config[field], analysis.config[field] != default[field])
+        for field in analysis.config
+    ]
+
+
+def _environment(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
+    results = analysis.results
+    if results is None:
+        return [("not recorded", "the run has not finished, or went on since", False)]
+    peak = results["peak_memory_bytes"]
+    found = {
+        **results["device"],
+        **results["versions"],
+        "total time": f"{results['seconds']['total']:.0f} s",
+        "peak memory": f"{peak / 2**20:,.0f} MiB" if peak else "unknown",
+        "num_parameters": f"{results['num_parameters']:,}",
+        "params_sha256": results["params_sha256"],
+    }
+    return [(name, value, False) for name, value in found.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
