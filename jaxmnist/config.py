@@ -43,6 +43,8 @@ def get_config() -> ConfigDict:
     config.log_every = 100
     config.eval_every = 1_000
     config.checkpoint_every = 1_000
+    config.histograms = False  # Of the parameters, at each evaluation, for TensorBoard.
+    config.profile_steps = ""  # "100:110" traces what the ten steps after step 100 do.
     # Steps in one call of the device. 0: one on a CPU; elsewhere, where a call may cost more
     # than a step, as many as logging, evaluation and checkpoints allow.
     config.steps_per_call = 0
@@ -54,13 +56,14 @@ def get_config() -> ConfigDict:
 # The fields that may change when a run is resumed; all others change the training.
 FREE_TO_CHANGE = (
     *("data_dir", "allow_sample", "eval_split", "eval_batch_size", "num_steps"),
-    *("log_every", "eval_every", "checkpoint_every", "steps_per_call"),
-    *("num_seeds", "seeds_per_call"),
+    *("log_every", "eval_every", "checkpoint_every", "histograms", "profile_steps"),
+    *("num_seeds", "steps_per_call", "seeds_per_call"),
 )
 
 _DATASETS = datasets.names()
 _DTYPES = ("float32", "bfloat16")
 _PERIODS = ("log_every", "eval_every", "checkpoint_every")
+_PROFILE_STEPS = re.compile(r"(\d{1,18}):(\d{1,18})")
 _AT_LEAST_1 = (lambda value: value >= 1, "a whole number of at least 1")
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset": (lambda value: value in _DATASETS, f"one of {', '.join(_DATASETS)}"),
@@ -77,6 +80,10 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "log_every": _AT_LEAST_1,
     "eval_every": _AT_LEAST_1,
     "checkpoint_every": _AT_LEAST_1,
+    "profile_steps": (
+        lambda value: not value or bool(_PROFILE_STEPS.fullmatch(value)),
+        "FIRST:END, such as 100:110",
+    ),
     "steps_per_call": (lambda value: value >= 0, "a whole number of at least 0"),
     "seeds_per_call": (lambda value: value >= 0, "a whole number of at least 0"),
 }
@@ -128,6 +135,12 @@ def check(config: ConfigDict) -> None:
         )
     if config.seed + config.num_seeds > 2**32:
         raise UserError(f"num_seeds={config.num_seeds} is not allowed: seeds are below 2**32.")
+    traced = profile_steps(config)
+    if config.profile_steps and (not traced or traced.stop > config.num_steps):
+        raise UserError(
+            f"profile_steps={config.profile_steps} is not allowed: it must name some of the steps "
+            f"from 0 to num_steps={config.num_steps}."
+        )
     for field in ("train_split", "eval_split"):
         try:
             parts = datasets.slice_of(config.dataset, config[field])
@@ -162,6 +175,12 @@ def seeds_per_call(config: ConfigDict, platform: str) -> int:
     """How many seeds train at once on a platform such as "cpu" or "gpu"."""
     at_once = config.seeds_per_call or (1 if platform == "cpu" else config.num_seeds)
     return min(at_once, config.num_seeds)
+
+
+def profile_steps(config: ConfigDict) -> range:
+    """The steps that are traced, from 0; none by default."""
+    match = _PROFILE_STEPS.fullmatch(config.profile_steps)
+    return range(int(match[1]), int(match[2])) if match else range(0)
 
 
 def eval_name(config: ConfigDict) -> str:

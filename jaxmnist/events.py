@@ -1,12 +1,25 @@
 """TensorBoard event files."""
 
+import io
 import socket
 import time
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+from tensorboardX.proto.api_pb2 import Status
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.plugin_hparams_pb2 import (
+    HParamsPluginData,
+    SessionEndInfo,
+    SessionStartInfo,
+)
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import make_histogram
+
+_HISTOGRAM_BINS = 64
 
 
 class EventFile:
@@ -25,12 +38,52 @@ class EventFile:
             self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._add(step=step, summary=Summary(value=scalars))
-        self._records.flush()
+        """Scalars, by their tags."""
+        self._write(
+            *(Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()),
+            step=step,
+        )
+
+    def write_image(self, step: int, tag: str, png: bytes) -> None:
+        """A PNG file."""
+        width, height = Image.open(io.BytesIO(png)).size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        self._write(Summary.Value(tag=tag, image=image), step=step)
+
+    def write_histogram(self, step: int, tag: str, values: Float[np.ndarray, "..."]) -> None:
+        """How values, all finite, are distributed."""
+        histogram = make_histogram(values.astype(float), _HISTOGRAM_BINS)
+        self._write(Summary.Value(tag=tag, histo=histogram), step=step)
+
+    def write_hparams(self, hparams: dict[str, bool | int | float | str]) -> None:
+        """A finished run's hyperparameters, for the HParams tab.
+
+        Its metrics are those of the event files in the folders of this file's folder.
+        """
+        start, done = SessionStartInfo(), SessionEndInfo(status=Status.STATUS_SUCCESS)
+        for name, value in hparams.items():
+            kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
+            setattr(start.hparams[name], kind, value)
+        self._write(
+            *(
+                Summary.Value(tag=f"_hparams_/{tag}", metadata=_plugin_data(**{tag: info}))
+                for tag, info in (("session_start_info", start), ("session_end_info", done))
+            )
+        )
 
     def close(self) -> None:
         self._records.close()
 
+    def _write(self, *values: Summary.Value, step: int = 0) -> None:
+        self._add(step=step, summary=Summary(value=values))
+        self._records.flush()
+
     def _add(self, **fields) -> None:
         self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+
+
+def _plugin_data(**info: SessionStartInfo | SessionEndInfo) -> SummaryMetadata:
+    content = HParamsPluginData(version=0, **info).SerializeToString()
+    return SummaryMetadata(
+        plugin_data=SummaryMetadata.PluginData(plugin_name="hparams", content=content)
+    )

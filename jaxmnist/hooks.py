@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +18,19 @@ from jaxmnist.train_state import TrainState
 
 Metrics = dict[str, Float[Array, "*steps_and_runs"]]
 Hook = Callable[[int, TrainState, Metrics], None]
+
+
+class Evaluation(NamedTuple):
+    """What a model, or each of several, says of a split.
+
+    Attributes:
+      metrics: mean loss and accuracy.
+      answers: of each example: "classes", the most probable ones, and "confidence", their
+        probabilities.
+    """
+
+    metrics: dict[str, np.ndarray]
+    answers: dict[str, np.ndarray]
 
 
 class FirstStep:
@@ -100,14 +114,15 @@ class Evaluate:
         every: int,
         last: int,
         split: str,
-        evaluate: Callable[[TrainState], dict[str, np.ndarray]],
+        evaluate: Callable[[TrainState], Evaluation],
+        show: Callable[[int, TrainState, dict[str, np.ndarray]], None],
         log: Log,
         records: Records,
         screen: Screen,
         watch: Stopwatch,
     ):
         self._every, self._last, self._split = every, last, split
-        self._evaluate, self._log = evaluate, log
+        self._evaluate, self._show, self._log = evaluate, show, log
         self._records, self._screen, self._watch = records, screen, watch
         self.latest: list[dict[str, float]] = []
 
@@ -116,7 +131,9 @@ class Evaluate:
             return
         self._log.catch_up(step)
         with self._watch.pause():
-            self.latest = each_run(self._evaluate(state))
+            found = self._evaluate(state)
+            self._show(step, state, found.answers)
+        self.latest = each_run(found.metrics)
         self._records.write(step, self._split, self._watch.seconds(), self.latest)
         self._screen.line(describe(step, self._split, self.latest))
 

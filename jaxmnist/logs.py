@@ -5,11 +5,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from jaxmnist.config import FREE_TO_CHANGE
 from jaxmnist.workdir import Workdir
+
+if TYPE_CHECKING:
+    from jaxmnist.events import EventFile
 
 
 class Stopwatch:
@@ -48,19 +52,38 @@ class MetricWriter:
         new.replace(workdir.metrics)
         self._file = workdir.metrics.open("a", buffering=1)
         self._workdir, self._step = workdir, step
-        self._events: dict[str, Any] = {}
+        self._events: dict[str, EventFile] = {}
 
     def write(self, step: int, split: str, seconds: float, metrics: dict[str, float]) -> None:
         """One record: `metrics`, all plain numbers, of `split` after `step` steps."""
         record = {"step": step, "split": split, **metrics, "seconds": round(seconds, 3)}
         self._file.write(json.dumps(record) + "\n")
         self.latest[split] = {name: metrics[name] for name in ("loss", "accuracy")}
+        self.events(split).write(step, metrics)
+
+    def events(self, split: str) -> "EventFile":
+        """The event file of a split."""
         if split not in self._events:
             # Not before the first step: tensorboardX imports PyTorch where that is installed.
             from jaxmnist.events import EventFile
 
             self._events[split] = EventFile(self._workdir.tensorboard / split, self._step)
-        self._events[split].write(step, metrics)
+        return self._events[split]
+
+    def write_hparams(self, config: dict[str, Any]) -> None:
+        """The fields of its config that a finished run was trained by."""
+        from jaxmnist.events import EventFile
+
+        hparams = {
+            field: value
+            for field, value in config.items()
+            if field not in FREE_TO_CHANGE or field == "num_steps"
+        }
+        for of_shorter_run in self._workdir.tensorboard.glob("events*"):
+            of_shorter_run.unlink()
+        events = EventFile(self._workdir.tensorboard, 0)
+        events.write_hparams(hparams)
+        events.close()
 
     def close(self) -> None:
         with ExitStack() as every:  # Closes all, also where one cannot be written.

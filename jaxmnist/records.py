@@ -1,7 +1,7 @@
 """The records of the runs that train at once: each in its own workdir, kept by process 0 alone."""
 
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,6 +13,9 @@ from jaxmnist.logs import MetricWriter
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train_state import TrainState
 from jaxmnist.workdir import Workdir, write_json
+
+if TYPE_CHECKING:
+    from jaxmnist.events import EventFile
 
 
 class Records:
@@ -79,6 +82,10 @@ class Records:
         for writer, metrics in zip(self._writers, runs, strict=False):
             writer.write(step, split, seconds, metrics)
 
+    def events(self, split: str) -> "list[EventFile]":
+        """The event file of a split, of each run; none in other processes than the first."""
+        return [writer.events(split) for writer in self._writers]
+
     def latest(self, split: str) -> list[dict[str, float]]:
         """The newest metrics of each run; none in other processes than the first."""
         return [writer.latest[split] for writer in self._writers]
@@ -98,6 +105,8 @@ class Records:
             if before and before["step"] == results[i]["step"]:
                 results[i] = before | {split: results[i][split]}
             write_json(workdir.results, results[i])
+            if not again:
+                self._writers[i].write_hparams(results[i]["config"])
         return results
 
     def wait(self) -> None:

@@ -64,7 +64,7 @@ def evaluate_checkpoints(
     found, eval_fn = [], jit_eval_step(layout)
     for each, record in _each_seed(config, Workdir(Path(workdir))):
         state = newest_state(each, record, layout)
-        metrics = evaluate(eval_fn, state, examples, config.eval_batch_size, layout)
+        metrics = evaluate(eval_fn, state, examples, config.eval_batch_size, layout).metrics
         found.append((each.seed, int(fetch(state.step)), hooks.each_run(metrics)[0]))
     return found
 

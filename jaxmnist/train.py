@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, device, distributed, hooks
+from jaxmnist import datasets, device, distributed, hooks, tensorboard
 from jaxmnist import results as results_lib
 from jaxmnist.errors import UserError
 from jaxmnist.input_pipeline import Batch, Data, Examples, ShuffledBatches, ordered_batches
@@ -24,6 +25,8 @@ from jaxmnist.records import Records
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train_state import IMAGE_SHAPE, TrainState, create_train_state, data_keys
 from jaxmnist.workdir import Workdir
+
+Answers = dict[str, Shaped[Array, "*runs batch"]]
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metrics]:
@@ -59,14 +62,18 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, hooks.Metri
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
-def eval_step(state: TrainState, batch: Batch) -> hooks.Metrics:
-    """Sums of loss and correct answers over the examples whose "mask" is True."""
+def eval_step(state: TrainState, batch: Batch) -> tuple[hooks.Metrics, Answers]:
+    """Sums of loss and correct answers over the examples whose "mask" is True; and the answers.
+
+    Those are "classes" int32 (batch,), and "confidence" float32 (batch,), their probabilities.
+    """
     logits = state.apply_fn({"params": state.params}, batch["image"])
     loss = cross_entropy(logits, batch["label"])
-    return {
+    sums = {
         "loss": jnp.sum(loss, where=batch["mask"]),
         "accuracy": jnp.sum(is_correct(logits, batch["label"]), where=batch["mask"]),
     }
+    return sums, {"classes": logits.argmax(-1), "confidence": nn.softmax(logits).max(-1)}
 
 
 def cross_entropy(
@@ -106,29 +113,32 @@ def jit_eval_step(layout: Layout | None = None) -> jax.stages.Wrapped:
     layout = layout or Layout.create()
     return jax.jit(
         layout.over_runs(eval_step, in_axes=(0, None)),
-        out_shardings=layout.everywhere,
+        out_shardings=(layout.everywhere, layout.batch()),
         compiler_options=device.compiler_options(),
     )
 
 
 def evaluate(
-    eval_fn: Callable[[TrainState, Batch], hooks.Metrics],
+    eval_fn: Callable[[TrainState, Batch], tuple[hooks.Metrics, Answers]],
     state: TrainState,
     examples: Examples,
     batch_size: int,
     layout: Layout | None = None,
-) -> dict[str, np.ndarray]:
-    """Mean loss and accuracy over every example, each counted once, of each of the runs.
+) -> hooks.Evaluation:
+    """Every example, each counted once, of each of the runs.
 
     `eval_fn` is eval_step, jitted.
     """
-    layout = layout or Layout.create()
-    sums = [
+    layout, count = layout or Layout.create(), len(examples)
+    found = [
         layout.settle(eval_fn(state, batch))
         for batch in ordered_batches(examples, batch_size, layout)
     ]
-    totals = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *jax.device_get(sums))
-    return {name: np.asarray(total / len(examples)) for name, total in totals.items()}
+    sums, answers = zip(*fetch(found), strict=True)
+    return hooks.Evaluation(
+        jax.tree.map(lambda *x: np.asarray(np.sum(x, axis=0, dtype=np.float64) / count), *sums),
+        jax.tree.map(lambda *x: np.concatenate(x, axis=-1)[..., :count], *answers),
+    )
 
 
 def train(
@@ -178,15 +188,18 @@ def train(
         eval_fn = jit_eval_step(layout)
         batches = ShuffledBatches(training, data_keys(seeds, layout), config.batch_size, layout)
 
-        def evaluate_test(state: TrainState) -> dict[str, np.ndarray]:
+        def evaluate_test(state: TrainState) -> hooks.Evaluation:
             with _timed(seconds, "eval"):
                 return evaluate(eval_fn, state, test, config.eval_batch_size, layout)
 
         watch = Stopwatch(records.seconds)
+        profile = tensorboard.Profile(config, many, workdirs[0].tensorboard, screen, watch)
+        cleanup.callback(profile.close)
         first_step = hooks.FirstStep(since)
+        show = tensorboard.Show(config, dataset.splits[1], records, layout)
         log = hooks.Log(config.log_every, last, start, seeds, records, screen, watch)
         evaluation = hooks.Evaluate(
-            config.eval_every, last, name, evaluate_test, log, records, screen, watch
+            config.eval_every, last, name, evaluate_test, show, log, records, screen, watch
         )
         checkpoint = hooks.Checkpoint(config.checkpoint_every, last, records, log)
 
@@ -195,10 +208,12 @@ def train(
             while step < last:
                 # Single steps lead up to the calls of several, and end the run.
                 count = many if step % many == 0 and step + many <= last else 1
-                batch = batches(step, count if count > 1 else None)
-                state, metrics = layout.settle(jit_train_step(count, layout)(state, batch))
+                profile.start(step, state)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    batch = batches(step, count if count > 1 else None)
+                    state, metrics = layout.settle(jit_train_step(count, layout)(state, batch))
                 step += count
-                for hook in (first_step, log, evaluation, checkpoint):
+                for hook in (first_step, profile, log, evaluation, checkpoint):
                     hook(step, state, metrics)
         records.wait()
 
@@ -206,7 +221,7 @@ def train(
             screen.line(
                 f"the run in {workdirs[0].path} finished at step {last}; evaluating it again"
             )
-            evaluation.latest = hooks.each_run(evaluate_test(state))
+            evaluation.latest = hooks.each_run(evaluate_test(state).metrics)
             screen.line(hooks.describe(last, name, evaluation.latest))
         results = results_lib.collect(
             configs,

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 import jaxmnist
 from jaxmnist import builders, datasets, runs
@@ -72,6 +73,19 @@ def model(trained):
 def test_split():
     """The sample's test split in host memory."""
     return datasets.load("mnist_sample", ["test"]).splits[0]
+
+
+def read_events(folder):
+    """Every (step, tensorboardX's Summary.Value) in the event files of a folder."""
+    found = []
+    for path in sorted(folder.glob("events*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            found += [(event.step, value) for value in event.summary.value]
+            data = data[12 + length + 4 :]
+    return found
 
 
 @pytest.fixture

@@ -106,16 +106,19 @@ def test_a_signal_makes_a_checkpoint_and_then_interrupts(log, records, state, si
 
 def test_evaluation_pauses_the_stopwatch(log, state, records):
     watch = Stopwatch()
-    evaluated = []
+    shown = []
 
     def evaluate(state):
-        evaluated.append(state)
-        return {"loss": np.array(0.5), "accuracy": np.array(0.75)}
+        found = {"loss": np.array(0.5), "accuracy": np.array(0.75)}
+        return hooks.Evaluation(found, {"classes": np.arange(3)})
 
-    evaluation = hooks.Evaluate(4, 10, "test", evaluate, log, records, Screen(10, 0), watch)
+    def show(step, state, answers):
+        shown.append((step, answers["classes"].tolist()))
+
+    evaluation = hooks.Evaluate(4, 10, "test", evaluate, show, log, records, Screen(10, 0), watch)
     for step in range(1, 11):
         evaluation(step, state, metrics(1))
-    assert len(evaluated) == 3
+    assert shown == [(step, [0, 1, 2]) for step in (4, 8, 10)]
     assert evaluation.latest == [{"loss": 0.5, "accuracy": 0.75}]
     assert records.latest("test") == evaluation.latest
     assert watch.paused > 0

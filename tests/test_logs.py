@@ -4,10 +4,10 @@ import json
 import time
 
 import pytest
-from tensorboardX.proto import event_pb2
 
 from jaxmnist.logs import MetricWriter, Screen, Stopwatch
 from jaxmnist.workdir import Workdir
+from tests.conftest import read_events
 
 METRICS = {"loss": 0.5, "accuracy": 0.75, "learning_rate": 0.1}
 
@@ -18,15 +18,7 @@ def records(workdir):
 
 def scalars(folder):
     """(step, name, value) of every scalar in the event files of a folder."""
-    found = []
-    for path in sorted(folder.glob("events*")):
-        data = path.read_bytes()
-        while data:
-            length = int.from_bytes(data[:8], "little")
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
-            found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
-            data = data[12 + length + 4 :]
-    return found
+    return [(step, value.tag, value.simple_value) for step, value in read_events(folder)]
 
 
 @pytest.fixture

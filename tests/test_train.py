@@ -150,9 +150,12 @@ def test_evaluation_counts_every_image_once(state, sample, batch_size):
     logits = reference(state.params, examples.images / 255)
     correct = int((logits.argmax(-1) == examples.labels).sum()) / 30
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, examples.labels).mean()
-    found = train.evaluate(train.jit_eval_step(), state, examples, batch_size)
-    assert found["accuracy"] == pytest.approx(correct, abs=1e-9)
-    assert found["loss"] == pytest.approx(float(loss), rel=1e-5)
+    metrics, answers = train.evaluate(train.jit_eval_step(), state, examples, batch_size)
+    assert metrics["accuracy"] == pytest.approx(correct, abs=1e-9)
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+    np.testing.assert_array_equal(answers["classes"], logits.argmax(-1))
+    probabilities = jax.nn.softmax(logits).max(-1)
+    np.testing.assert_allclose(answers["confidence"], probabilities, rtol=1e-5)
 
 
 def test_layers_are_chosen_by_platform(config, monkeypatch):

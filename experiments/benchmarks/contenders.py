@@ -77,7 +77,7 @@ class Ours:
 
     def evaluate(self, batch_size: int) -> tuple[float, float]:
         found = self._train.evaluate(self._eval_step, self._state, self._examples, batch_size)
-        return found["loss"], found["accuracy"]
+        return found.metrics["loss"], found.metrics["accuracy"]
 
 
 class Plain(Ours):
