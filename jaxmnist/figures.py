@@ -239,7 +239,7 @@ def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
         edges = np.linspace(0, 1, len(bins.count) + 1)
         below.stairs(bins.count, edges, color=color, fill=len(runs) == 1, alpha=0.8)
     axes.set(ylabel="accuracy", title="calibration", xlim=(0, 1), ylim=(-0.02, 1.02))
-    axes.legend(loc="lower right")
+    axes.legend()
     below.set_yscale("log")
     below.set(ylabel="examples", xlabel="confidence")
     return figure
