@@ -64,6 +64,7 @@ _DATASETS = datasets.names()
 _DTYPES = ("float32", "bfloat16")
 _PERIODS = ("log_every", "eval_every", "checkpoint_every")
 _PROFILE_STEPS = re.compile(r"(\d{1,18}):(\d{1,18})")
+_AT_LEAST_0 = (lambda value: value >= 0, "a whole number of at least 0")
 _AT_LEAST_1 = (lambda value: value >= 1, "a whole number of at least 1")
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset": (lambda value: value in _DATASETS, f"one of {', '.join(_DATASETS)}"),
@@ -72,7 +73,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_steps": _AT_LEAST_1,
     "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
     "schedule": (lambda value: value in DECAYS, f"one of {', '.join(DECAYS)}"),
-    "warmup_steps": (lambda value: value >= 0, "a whole number of at least 0"),
+    "warmup_steps": _AT_LEAST_0,
     "dropout_rate": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
     "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
     "seed": (lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2**32"),
@@ -84,8 +85,8 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: not value or bool(_PROFILE_STEPS.fullmatch(value)),
         "FIRST:END, such as 100:110",
     ),
-    "steps_per_call": (lambda value: value >= 0, "a whole number of at least 0"),
-    "seeds_per_call": (lambda value: value >= 0, "a whole number of at least 0"),
+    "steps_per_call": _AT_LEAST_0,
+    "seeds_per_call": _AT_LEAST_0,
 }
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 

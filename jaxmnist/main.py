@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -29,6 +30,9 @@ def run(command: Callable[[], None]) -> int:
         command()
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
+        status = 1
+    except BrokenPipeError:  # Whoever read our lines has enough of them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""

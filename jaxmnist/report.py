@@ -40,7 +40,7 @@ def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
     except ImportError as e:
         raise UserError(f"the report needs {e.name}: pip install 'jaxmnist[report]'.") from None
     # Imported here, so that a mistyped flag is told of at once.
-    from jaxmnist import device, figures, mistakes
+    from jaxmnist import device, figures, mistakes, themes
     from jaxmnist.workdir import write_bytes, write_text
 
     device.cache_compilations()
@@ -53,7 +53,7 @@ def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
                 "compare runs of one dataset."
             )
     drawn = {}
-    for name, theme in (("light", figures.LIGHT), ("dark", figures.DARK)):
+    for name, theme in (("light", themes.LIGHT), ("dark", themes.DARK)):
         drawn[name] = figures.draw(runs, theme)
         drawn[name]["mistakes"] = mistakes.grid(
             first.split, first.classes, first.confidence, first.class_names, theme.ink, theme.paper
@@ -62,7 +62,7 @@ def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     page = environment.from_string(_TEMPLATE.read_text()).render(
-        runs=[(each, figures.colours(i)) for i, each in enumerate(runs)],
+        runs=[(each, themes.colours(i)) for i, each in enumerate(runs)],
         **{name: _as_base64(pictures) for name, pictures in drawn.items()},
         **_words(runs),
     )

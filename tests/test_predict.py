@@ -136,3 +136,10 @@ def test_mnists_test_images_get_the_evaluations_classes(trained, prepared_mnist,
     assert predict.main([f"--workdir={trained}", "--json", str(tmp_path)]) == 0
     found = [json.loads(line)["classes"] for line in capsys.readouterr().out.splitlines()]
     np.testing.assert_array_equal(found, jaxmnist.load(trained).predict(split.images).classes)
+
+
+def test_a_reader_who_has_enough_ends_it_quietly(trained, command, folder):
+    run = command("predict", str(folder), workdir=trained)
+    run.process.stdout.close()
+    assert run.process.wait(timeout=120) == 1
+    assert run.process.stderr.read() == ""
