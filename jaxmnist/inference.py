@@ -101,12 +101,14 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
 def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
     """The split that a run was evaluated on; raises UserError as datasets.load does.
 
+    The sample never stands in for MNIST: it is a part of what a run on MNIST was trained on.
+
     Args:
       config: the run's.
       data_dir: tfds's folder, in place of the run's.
     """
     where = data_dir or config.data_dir
-    return datasets.load(config.dataset, [config.eval_split], where, config.allow_sample)
+    return datasets.load(config.dataset, [config.eval_split], where, allow_sample=False)
 
 
 def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainState:

@@ -59,6 +59,8 @@ def evaluate_checkpoints(
 ) -> list[tuple[int, int, dict[str, float]]]:
     """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy)."""
     config_lib.check(config)
+    config = config.copy_and_resolve_references()
+    config.allow_sample = False  # It is a part of what a run on MNIST was trained on.
     layout, data = Layout.create(), Data()
     _, (_, examples) = data.load(config, layout)
     found, eval_fn = [], jit_eval_step(layout)

@@ -35,7 +35,8 @@ class Show:
         for events, of_run in zip(every_events, self._layout.each_run(params), strict=False):
             for path, values in jax.tree_util.tree_leaves_with_path(of_run):
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
-                events.write_histogram(step, name, np.asarray(values))
+                if np.isfinite(values).all():  # The checkpoint tells of what is not.
+                    events.write_histogram(step, name, np.asarray(values))
 
 
 class Profile:

@@ -184,6 +184,8 @@ def train(
         screen.line(results_lib.introduction(dataset, state, layout))
         if 0 < start < last:
             screen.line(f"resuming from step {start}")
+        if config.profile_steps and start >= config_lib.profile_steps(config).stop:
+            screen.line(f"profile_steps={config.profile_steps} are done: nothing is traced")
 
         eval_fn = jit_eval_step(layout)
         batches = ShuffledBatches(training, data_keys(seeds, layout), config.batch_size, layout)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import jaxmnist
+from jaxmnist import datasets, inference, runs
+from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
 
 
@@ -76,3 +78,13 @@ def test_a_workdir_without_a_model_is_told_of(tmp_path):
     (tmp_path / "config.json").write_text('{"num_seeds": 2}')
     with pytest.raises(UserError, match="several seeds: name one of them"):
         jaxmnist.load(tmp_path)
+
+
+def test_the_sample_never_stands_in_for_what_a_model_was_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "_reachable", lambda url: False)
+    config = get_config()
+    config.data_dir = str(tmp_path)
+    with pytest.raises(UserError, match=r"mnist is not in .*, and .* cannot be reached"):
+        inference.load_evaluation(config)
+    with pytest.raises(UserError, match=r"mnist is not in .*, and .* cannot be reached"):
+        runs.evaluate_checkpoints(config, tmp_path)

@@ -3,18 +3,23 @@
 import gzip
 import io
 import json
+from contextlib import ExitStack
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 import jaxmnist
-from jaxmnist import hooks, mistakes, runs, tensorboard
+from jaxmnist import datasets, hooks, mistakes, runs, tensorboard
 from jaxmnist.errors import UserError
 from jaxmnist.logs import Screen, Stopwatch
+from jaxmnist.records import Records
+from jaxmnist.sharding import Layout
 from jaxmnist.train_state import create_train_state
+from jaxmnist.workdir import Workdir
 from tests.conftest import read_events
 
 
@@ -62,6 +67,23 @@ def test_histograms_if_asked_for(config, tmp_path):
             assert (histogram.min, histogram.max) == (array.min(), array.max())
 
 
+def test_parameters_that_are_not_finite_have_no_histogram(config, tmp_path):
+    config.histograms = True
+    layout = Layout.create()
+    with ExitStack() as cleanup:
+        records = Records([Workdir(tmp_path)], layout)
+        cleanup.callback(records.close)
+        state = records.open([config], create_train_state(config))
+        params = jax.tree.map(lambda x: x.at[0].set(jnp.inf), state.params["Dense_1"])
+        state = state.replace(params=state.params | {"Dense_1": params})
+        split = datasets.load("mnist_sample", ["test[:3]"]).splits[0]
+        show = tensorboard.Show(config, split, records, layout)
+        show(4, state, {"classes": split.labels, "confidence": np.ones(3, np.float32)})
+    tags = {value.tag for _, value in read_events(tmp_path / "tensorboard" / "test")}
+    assert "Dense_0/kernel" in tags
+    assert "Dense_1/kernel" not in tags
+
+
 def test_hyperparameters_of_a_finished_run(config, tmp_path):
     for steps in (6, 8):  # The second run goes on from the first.
         config.num_steps = steps
@@ -87,6 +109,9 @@ def test_a_trace_of_some_steps(config, tmp_path, capsys):
     steps = [event for event in trace["traceEvents"] if event.get("name") == "train"]
     assert sorted(int(event["args"]["step_num"]) for event in steps) == [2, 3]
     assert "steps 3 to 4 are traced" in capsys.readouterr().out
+    config.num_steps = 8
+    runs.train_and_evaluate(config, tmp_path)
+    assert "profile_steps=2:4 are done: nothing is traced" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
