@@ -42,29 +42,21 @@ def draw(runs: Sequence[Analysis], theme: Theme) -> dict[str, bytes]:
 def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -> Figure:
     figure = Figure((5.6, 3.5), layout="constrained")
     axes = figure.subplots()
-    lowest = 1.0
+    lowest, several = 0.999, len(runs) > 1
     for i, run in enumerate(runs):
         color = theme.runs[i % len(theme.runs)]
         x, y = _series(run, "train", against, metric)
         smooth = _smooth(y)
         axes.plot(x, y, color=color, alpha=0.18, linewidth=0.8)
-        axes.plot(x, smooth, color=color, alpha=0.55, label=_label(runs, run, "train (smoothed)"))
+        axes.plot(x, smooth, color=color, alpha=0.55, label=None if several else "train (smoothed)")
         evaluated = config_lib.eval_name(run.config)
         x, y = _series(run, evaluated, against, metric)
-        few = "o" if len(x) < 30 else None
-        axes.plot(
-            x,
-            y,
-            color=color,
-            marker=few,
-            markersize=4,
-            label=_label(runs, run, evaluated),
-            zorder=3,
-        )
-        late = smooth[len(smooth) // 10 :]
-        lowest = min([lowest, *y.tolist(), *late.tolist()])
+        marker = "o" if len(x) < 30 else None
+        label = _short(run.name) if several else evaluated
+        axes.plot(x, y, color=color, marker=marker, markersize=4, label=label, zorder=3)
+        lowest = min([lowest, *y.tolist(), *smooth[len(smooth) // 10 :].tolist()])
     axes.set_xlabel("step" if against == "step" else "training time (s)")
-    axes.set_title(metric)
+    axes.set_title(f"{metric}: {evaluated}, and faintly train (smoothed)" if several else metric)
     if metric == "loss":
         axes.set_yscale("log")
         axes.set_ylabel("cross-entropy (nats)")
@@ -94,14 +86,14 @@ def _smooth(y: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     return smooth
 
 
-def _label(runs: Sequence[Analysis], run: Analysis, what: str) -> str:
-    return f"{run.name}: {what}" if len(runs) > 1 else what
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"…{name[-27:]}"
 
 
 def _confusion(run: Analysis, theme: Theme) -> Figure:
     counts = run.confusion
     size = len(counts)
-    side = max(4.6, 0.46 * size)
+    side = max(4.6, 0.2 * size)
     figure = Figure((side, side), layout="constrained")
     axes = figure.subplots()
     mistakes = counts * (1 - np.eye(size, dtype=int))
@@ -131,12 +123,13 @@ def _is_wordy(run: Analysis) -> bool:
 
 
 def _name_ticks(set_ticks: Any, run: Analysis, **kwargs: Any) -> None:
-    set_ticks(range(len(run.class_names)), run.class_names, **kwargs)
+    size = len(run.class_names)
+    set_ticks(range(size), run.class_names, fontsize=9.5 if size <= 12 else 7, **kwargs)
 
 
 def _classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
     size = len(runs[0].class_names)
-    figure = Figure((5.6, max(4.4, 0.3 * size)), layout="constrained")
+    figure = Figure((5.6, max(4.4, 0.2 * size)), layout="constrained")
     axes = figure.subplots()
     for i, run in enumerate(runs):
         total, right = run.confusion.sum(1), np.diag(run.confusion)
@@ -150,7 +143,7 @@ def _classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
             capsize=2,
             linewidth=1.2,
             color=theme.runs[i % len(theme.runs)],
-            label=run.name,
+            label=_short(run.name),
         )
         axes.axvline(run.accuracy, color=theme.runs[i % len(theme.runs)], alpha=0.35, linewidth=1)
     _name_ticks(axes.set_yticks, runs[0])
@@ -170,7 +163,7 @@ def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
         color, bins = theme.runs[i % len(theme.runs)], run.bins
         some = bins.count > 0
         x, y, count = bins.confidence[some], bins.accuracy[some], bins.count[some]
-        error = f"expected calibration error {bins.expected_calibration_error:.4f}"
+        error = f"{bins.expected_calibration_error:.4f}"
         axes.errorbar(
             *(x, y, interval(np.round(y * count).astype(int), count)),
             fmt="o-",
@@ -178,12 +171,12 @@ def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
             capsize=2,
             linewidth=1.2,
             color=color,
-            label=f"{run.name}: {error}" if len(runs) > 1 else error,
+            label=f"{_short(run.name)}: {error}" if len(runs) > 1 else error,
         )
         edges = np.linspace(0, 1, len(bins.count) + 1)
         below.stairs(bins.count, edges, color=color, fill=len(runs) == 1, alpha=0.8)
     axes.set(ylabel="accuracy", title="calibration", xlim=(0, 1), ylim=(-0.02, 1.02))
-    axes.legend()
+    axes.legend(title="expected calibration error", alignment="left", title_fontsize=8.5)
     below.set_yscale("log")
     below.set(ylabel="examples", xlabel="confidence")
     return figure

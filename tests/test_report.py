@@ -12,10 +12,14 @@ import pytest
 from PIL import Image
 
 import jaxmnist
-from jaxmnist import report
+from jaxmnist import report, themes
+from jaxmnist.analysis import Analysis
+from jaxmnist.config import get_config
+from jaxmnist.datasets import Split
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 pytest.importorskip("jinja2", reason="needs the extra report")
+figures = pytest.importorskip("jaxmnist.figures")
 
 FIGURES = {
     *("loss", "accuracy", "loss-by-time", "accuracy-by-time", "confusion", "mistakes"),
@@ -134,3 +138,27 @@ def test_without_the_extra_it_says_what_to_install(trained, command, tmp_path):
     run = command("report", workdir=trained, env={"PYTHONPATH": str(tmp_path)})
     assert run.wait() == 1
     assert run.err == "error: the report needs matplotlib: pip install 'jaxmnist[report]'.\n"
+
+
+@pytest.mark.parametrize(("classes", "wrong"), [(10, 0), (62, 500)])
+def test_figures_of_a_perfect_model_without_records_and_of_many_classes(classes, wrong):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(classes - 1, size=2000)  # Of the last class there are none.
+    said = np.where(np.arange(2000) < wrong, rng.integers(classes, size=2000), labels)
+    analysis = Analysis(
+        name="runs/" + "long" * 20,
+        config=get_config(),
+        dataset="made up",
+        step=0,
+        records=[],
+        results=None,
+        class_names=[f"class {i}" for i in range(classes)],
+        split=Split(np.zeros((2000, 28, 28, 1), np.uint8), labels),
+        probabilities=np.eye(classes, dtype=np.float32)[said],
+        kernel=np.zeros((5, 5, 1, 32), np.float32),
+    )
+    for theme in (themes.LIGHT, themes.DARK):
+        drawn = figures.draw([analysis] * 8, theme)
+        assert set(drawn) | {"mistakes"} == FIGURES
+        for data in drawn.values():
+            Image.open(io.BytesIO(data)).verify()
