@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import jaxmnist
-from jaxmnist import builders, datasets, runs
+from jaxmnist import datasets, runs
 from jaxmnist.config import get_config
 from jaxmnist.input_pipeline import put_on_device, to_float
 
@@ -112,9 +112,11 @@ def source_dir():
 
 @pytest.fixture(scope="session")
 def prepared_mnist(source_dir, tmp_path_factory):
-    """A data_dir in which the whole of MNIST is prepared."""
+    """A data_dir in which the whole of MNIST is prepared, by the command."""
     data_dir = tmp_path_factory.mktemp("tfds")
-    builders.prepare(builders.create("mnist", str(data_dir)), source_dir)
+    run = Command("prepare_data", source_dir=source_dir, data_dir=data_dir)
+    assert run.wait() == 0, run.err
+    assert run.out.strip() == f"mnist is prepared in {data_dir}/mnist/3.0.1"
     return data_dir
 
 

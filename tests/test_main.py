@@ -20,9 +20,9 @@ RUN = {
     "config.dataset": "mnist_sample",
     "config.eval_split": "test[:200]",
     "config.batch_size": 20,
-    "config.num_steps": 300,
+    "config.num_steps": 200,
     "config.log_every": 10,
-    "config.eval_every": 150,
+    "config.eval_every": 100,
     "config.checkpoint_every": 40,
 }
 SHORT = RUN | {"config.num_steps": 4, "config.log_every": 2}
@@ -76,21 +76,21 @@ def test_a_run_prints_plain_lines_that_end_with_the_result(uninterrupted):
     lines = out.splitlines()
     assert lines[0].startswith("mnist_sample: 4,000 training and 200 evaluation examples")
     assert re.match(
-        r"step 10/300  loss \d\.\d{4}  accuracy \d\.\d{4}  \d+\.\d steps/s  .* left", lines[1]
+        r"step 10/200  loss \d\.\d{4}  accuracy \d\.\d{4}  \d+\.\d steps/s  .* left", lines[1]
     )
-    assert sum(line.startswith("step 150: test accuracy") for line in lines) == 1
+    assert sum(line.startswith("step 100: test accuracy") for line in lines) == 1
     found = results(uninterrupted)["test"]
     assert found["accuracy"] > 0.9
     assert lines[-1].startswith(
         f"done: mnist_sample test accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f} "
-        "after 300 steps in "
+        "after 200 steps in "
     )
     assert str(uninterrupted) in lines[-1]
 
 
 def test_killed_runs_resume_bit_for_bit(command, uninterrupted, tmp_path):
-    """SIGKILL before the first checkpoint, around one, long after one, and at random."""
-    kills = [(10, 0.0), (80, 0.0), (120, 0.1), (150, random.uniform(0, 0.5))]
+    """SIGKILL before the first checkpoint, around one, and at random."""
+    kills = [(10, 0.0), (80, 0.0), (110, random.uniform(0, 0.4))]
     for step, delay in kills:
         run = command("main", workdir=tmp_path, **RUN)
         wait_for_step(run, tmp_path, step)
@@ -143,17 +143,17 @@ def test_a_finished_run_evaluates_again_and_eval_mode_agrees(command, uninterrup
     before = results(uninterrupted)
     run = command("main", workdir=uninterrupted, **RUN)
     assert run.wait() == 0, run.err
-    assert "finished at step 300; evaluating it again" in run.out
+    assert "finished at step 200; evaluating it again" in run.out
     assert results(uninterrupted) == before
 
     run = command("main", workdir=uninterrupted, mode="eval")
     assert run.wait() == 0, run.err
     accuracy, loss = before["test"]["accuracy"], before["test"]["loss"]
-    assert run.out == f"step 300: test accuracy {accuracy:.4f}, loss {loss:.4f}\n"
+    assert run.out == f"step 200: test accuracy {accuracy:.4f}, loss {loss:.4f}\n"
 
     run = command("main", workdir=uninterrupted, mode="eval", **{"config.eval_split": "train[:50]"})
     assert run.wait() == 0, run.err
-    assert run.out.startswith("step 300: validation accuracy")
+    assert run.out.startswith("step 200: validation accuracy")
 
     run = command(
         "main", workdir=uninterrupted, **RUN | {"config.seed": 1, "config.dropout_rate": 0}

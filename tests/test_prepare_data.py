@@ -16,15 +16,18 @@ def test_a_users_mistakes(command, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_mnist_from_its_archives(command, source_dir, tmp_path):
-    for verb in ("is", "was already"):
-        run = command("prepare_data", source_dir=source_dir, data_dir=tmp_path)
-        assert run.wait() == 0, run.err
-        assert run.out.strip() == f"mnist {verb} prepared in {tmp_path}/mnist/3.0.1"
+def test_mnist_from_its_archives(command, source_dir, prepared_mnist, tmp_path):
+    run = command("prepare_data", source_dir=source_dir, data_dir=prepared_mnist)
+    assert run.wait() == 0, run.err
+    assert run.out.strip() == f"mnist was already prepared in {prepared_mnist}/mnist/3.0.1"
     run = command(
         "main",
         workdir=tmp_path / "run",
-        **{"config.data_dir": tmp_path, "config.num_steps": 1, "config.eval_split": "test[:100]"},
+        **{
+            "config.data_dir": prepared_mnist,
+            "config.num_steps": 1,
+            "config.eval_split": "test[:100]",
+        },
     )
     assert run.wait() == 0, run.err
     assert run.out.startswith("mnist: 60,000 training and 100 evaluation examples")

@@ -140,7 +140,7 @@ def test_without_the_extra_it_says_what_to_install(trained, command, tmp_path):
     assert run.err == "error: the report needs matplotlib: pip install 'jaxmnist[report]'.\n"
 
 
-@pytest.mark.parametrize(("classes", "wrong"), [(10, 0), (62, 500)])
+@pytest.mark.parametrize(("classes", "wrong"), [(10, 0), (30, 500)])
 def test_figures_of_a_perfect_model_without_records_and_of_many_classes(classes, wrong):
     rng = np.random.default_rng(0)
     labels = rng.integers(classes - 1, size=2000)  # Of the last class there are none.
@@ -157,8 +157,7 @@ def test_figures_of_a_perfect_model_without_records_and_of_many_classes(classes,
         probabilities=np.eye(classes, dtype=np.float32)[said],
         kernel=np.zeros((5, 5, 1, 32), np.float32),
     )
-    for theme in (themes.LIGHT, themes.DARK):
-        drawn = figures.draw([analysis] * 8, theme)
-        assert set(drawn) | {"mistakes"} == FIGURES
-        for data in drawn.values():
-            Image.open(io.BytesIO(data)).verify()
+    drawn = figures.draw([analysis] * 8, themes.DARK)
+    assert set(drawn) | {"mistakes"} == FIGURES
+    for data in drawn.values():
+        Image.open(io.BytesIO(data)).verify()
