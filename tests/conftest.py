@@ -1,11 +1,13 @@
 """What tests share: the bundled sample, small configs, and the commands as real processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import jax
 import numpy as np
 import pytest
@@ -17,10 +19,29 @@ from jaxmnist.config import get_config
 from jaxmnist.input_pipeline import put_on_device, to_float
 
 
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Fills a folder once, for all of pytest-xdist's workers."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+
+    def fill(name, function):
+        folder, done = base / f"once-{name}", base / f"once-{name}.done"
+        with filelock.FileLock(base / f"once-{name}.lock"):
+            if not done.exists():
+                folder.mkdir(exist_ok=True)
+                function(folder)
+                done.touch()
+        return folder
+
+    return fill
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory):
+def _compiled_once(once):
     """What one test or its processes have compiled the others load: half a minute less."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
+    folder = str(once("compiled", lambda folder: None))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
@@ -51,16 +72,16 @@ def sample():
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(once, tmp_path_factory):
     """The workdir of a run on the sample that learned most of it: about 94 % of its test split."""
     config = get_config()
     config.dataset = "mnist_sample"
     config.num_steps = 120
     config.log_every = 20
     config.eval_every = 60
-    workdir = tmp_path_factory.mktemp("trained")
-    runs.train_and_evaluate(config, workdir)
-    return workdir
+    shared = once("trained", lambda folder: runs.train_and_evaluate(config, folder))
+    # Tests leave files in it.
+    return shutil.copytree(shared, tmp_path_factory.mktemp("own") / "trained")
 
 
 @pytest.fixture(scope="session")
@@ -111,13 +132,15 @@ def source_dir():
 
 
 @pytest.fixture(scope="session")
-def prepared_mnist(source_dir, tmp_path_factory):
+def prepared_mnist(source_dir, once):
     """A data_dir in which the whole of MNIST is prepared, by the command."""
-    data_dir = tmp_path_factory.mktemp("tfds")
-    run = Command("prepare_data", source_dir=source_dir, data_dir=data_dir)
-    assert run.wait() == 0, run.err
-    assert run.out.strip() == f"mnist is prepared in {data_dir}/mnist/3.0.1"
-    return data_dir
+
+    def prepare(data_dir):
+        run = Command("prepare_data", source_dir=source_dir, data_dir=data_dir)
+        assert run.wait() == 0, run.err
+        assert run.out.strip() == f"mnist is prepared in {data_dir}/mnist/3.0.1"
+
+    return once("mnist", prepare)
 
 
 class Command:
