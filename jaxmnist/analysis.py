@@ -74,8 +74,12 @@ class Analysis:
         return self.probabilities.max(-1)
 
     @property
+    def num_mistakes(self) -> int:
+        return int(np.sum(self.classes != self.split.labels))
+
+    @property
     def accuracy(self) -> float:
-        return float(np.mean(self.classes == self.split.labels))
+        return 1 - self.num_mistakes / len(self.split)
 
     @property
     def loss(self) -> float:

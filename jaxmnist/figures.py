@@ -17,7 +17,7 @@ from jaxmnist.themes import Theme
 _DPI = 160
 
 
-def png(figure: Figure) -> bytes:
+def _png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=_DPI)
@@ -28,14 +28,14 @@ def draw(runs: Sequence[Analysis], theme: Theme) -> dict[str, bytes]:
     """Every figure by its name, as PNG; those of a single run are of the first."""
     with rc_context(theme.rc()):
         return {
-            "loss": png(_curves(runs, theme, "loss", "step")),
-            "accuracy": png(_curves(runs, theme, "accuracy", "step")),
-            "loss-by-time": png(_curves(runs, theme, "loss", "seconds")),
-            "accuracy-by-time": png(_curves(runs, theme, "accuracy", "seconds")),
-            "confusion": png(_confusion(runs[0], theme)),
-            "classes": png(_classes(runs, theme)),
-            "calibration": png(_calibration(runs, theme)),
-            "filters": png(_filters(runs[0], theme)),
+            "loss": _png(_curves(runs, theme, "loss", "step")),
+            "accuracy": _png(_curves(runs, theme, "accuracy", "step")),
+            "loss-by-time": _png(_curves(runs, theme, "loss", "seconds")),
+            "accuracy-by-time": _png(_curves(runs, theme, "accuracy", "seconds")),
+            "confusion": _png(_confusion(runs[0], theme)),
+            "classes": _png(_classes(runs, theme)),
+            "calibration": _png(_calibration(runs, theme)),
+            "filters": _png(_filters(runs[0], theme)),
         }
 
 
@@ -44,7 +44,7 @@ def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -
     axes = figure.subplots()
     lowest, several = 0.999, len(runs) > 1
     for i, run in enumerate(runs):
-        color = theme.runs[i % len(theme.runs)]
+        color = theme.of_run(i)
         x, y = _series(run, "train", against, metric)
         smooth = _smooth(y)
         axes.plot(x, y, color=color, alpha=0.18, linewidth=0.8)
@@ -142,10 +142,10 @@ def _classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
             markersize=5,
             capsize=2,
             linewidth=1.2,
-            color=theme.runs[i % len(theme.runs)],
+            color=theme.of_run(i),
             label=_short(run.name),
         )
-        axes.axvline(run.accuracy, color=theme.runs[i % len(theme.runs)], alpha=0.35, linewidth=1)
+        axes.axvline(run.accuracy, color=theme.of_run(i), alpha=0.35, linewidth=1)
     _name_ticks(axes.set_yticks, runs[0])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -160,7 +160,7 @@ def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=theme.soft, linewidth=0.9, linestyle="--")
     for i, run in enumerate(runs):
-        color, bins = theme.runs[i % len(theme.runs)], run.bins
+        color, bins = theme.of_run(i), run.bins
         some = bins.count > 0
         x, y, count = bins.confidence[some], bins.accuracy[some], bins.count[some]
         error = f"{bins.expected_calibration_error:.4f}"

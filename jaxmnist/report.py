@@ -62,7 +62,7 @@ def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     page = environment.from_string(_TEMPLATE.read_text()).render(
-        runs=[(each, themes.colours(i)) for i, each in enumerate(runs)],
+        runs=[(each, themes.LIGHT.of_run(i), themes.DARK.of_run(i)) for i, each in enumerate(runs)],
         **{name: _as_base64(pictures) for name, pictures in drawn.items()},
         **_words(runs),
     )
@@ -110,7 +110,6 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
     """What the page says beside its figures."""
     first = runs[0]
     facts = [_facts(each) for each in runs]
-    wrong = int((first.classes != first.split.labels).sum())
     return {
         "run": first,
         "introduction": (
@@ -120,18 +119,17 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
         "numbers": list(facts[0].items()),
         "comparison": _comparison(runs, facts) if len(runs) > 1 else [],
         "of_first": f" Of {first.name}." if len(runs) > 1 else "",
-        "mistakes_caption": f"Of {wrong:,} mistakes, the most confident ones.",
+        "mistakes_caption": f"Of {first.num_mistakes:,} mistakes, the most confident ones.",
         "config": _config(first),
         "environment": _environment(first),
     }
 
 
 def _facts(analysis: "Analysis") -> dict[str, str]:
-    wrong = int((analysis.classes != analysis.split.labels).sum())
     seconds = max((r["seconds"] for r in analysis.records), default=0)
     return {
         "accuracy": f"{100 * analysis.accuracy:.2f} %",
-        "mistakes": f"{wrong:,} of {len(analysis.split):,}",
+        "mistakes": f"{analysis.num_mistakes:,} of {len(analysis.split):,}",
         "loss (nats)": f"{analysis.loss:.4f}",
         "calibration error": f"{analysis.bins.expected_calibration_error:.4f}",
         "training time": f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s",

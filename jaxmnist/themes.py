@@ -15,6 +15,10 @@ class Theme:
     counts: str  # Of the largest; that of the smallest is the grid's.
     runs: tuple[str, ...]
 
+    def of_run(self, i: int) -> str:
+        """The i-th run's colour; there are few, and then they repeat."""
+        return self.runs[i % len(self.runs)]
+
     def rc(self) -> dict[Any, Any]:
         """matplotlib's settings."""
         return {
@@ -54,8 +58,3 @@ DARK = Theme(
     *("#202224", "#ececea", "#a8a8a3", "#3d4043", "#3f72bd"),
     ("#7aa8f0", "#f2a154", "#63cfa5", "#e29ad9", "#d9c75a", "#bdbdbd"),
 )
-
-
-def colours(i: int) -> tuple[str, str]:
-    """The i-th run's colour on light and on dark pages."""
-    return LIGHT.runs[i % len(LIGHT.runs)], DARK.runs[i % len(DARK.runs)]

@@ -37,6 +37,7 @@ def analysis():
 
 
 def test_what_is_right_and_wrong(analysis):
+    assert analysis.num_mistakes == 2
     assert analysis.accuracy == pytest.approx(4 / 6)
     assert analysis.confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
     of_labels = [0.9, 0.9, 0.1, 0.9, 0.5, 0.25]

@@ -86,16 +86,16 @@ def test_one_is_killed_the_other_ends_and_the_run_resumes(together, alone, tmp_p
     """Bit for bit with as many processes, to rounding in one."""
     finish(together(2, tmp_path / "whole", **SLOW))
     longer = SLOW | {"config.num_steps": 100_000}
-    killed = [(tmp_path / f"killed-{i}", victim) for i, victim in enumerate((0, 1))]
-    pairs = [together(2, workdir, **longer) for workdir, _ in killed]
-    for runs, (workdir, victim) in zip(pairs, killed, strict=True):
+    workdirs = [tmp_path / f"killed-{victim}" for victim in (0, 1)]
+    pairs, killed = [together(2, workdir, **longer) for workdir in workdirs], []
+    for victim, (runs, workdir) in enumerate(zip(pairs, workdirs, strict=True)):
         wait_for_step(runs[0], workdir, 20)
+        killed.append(time.monotonic())
         runs[victim].kill()
-    start = time.monotonic()
-    for runs, (workdir, victim) in zip(pairs, killed, strict=True):
+    for victim, (runs, workdir) in enumerate(zip(pairs, workdirs, strict=True)):
         survivor = runs[1 - victim]
         assert survivor.wait(timeout=60) in (1, -signal.SIGABRT)  # JAX may be first to tell.
-        assert time.monotonic() - start < 60
+        assert time.monotonic() - killed[victim] < 60
         assert LOST in survivor.err
         assert "The same command, started again on all, resumes the run" in survivor.err
         steps = {int(p.name): p for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal()}

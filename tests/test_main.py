@@ -89,8 +89,8 @@ def test_a_run_prints_plain_lines_that_end_with_the_result(uninterrupted):
 
 
 def test_killed_runs_resume_bit_for_bit(command, uninterrupted, tmp_path):
-    """SIGKILL before the first checkpoint, around one, and at random."""
-    kills = [(10, 0.0), (80, 0.0), (110, random.uniform(0, 0.4))]
+    """SIGKILL before the first checkpoint, around one, long after one, and at random."""
+    kills = [(10, 0.0), (80, 0.0), (110, 0.1), (120, random.uniform(0, 0.4))]
     for step, delay in kills:
         run = command("main", workdir=tmp_path, **RUN)
         wait_for_step(run, tmp_path, step)

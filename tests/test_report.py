@@ -1,6 +1,7 @@
 """The report: one page without anything from elsewhere, its figures, and runs laid side by side."""
 
 import base64
+import dataclasses
 import html.parser
 import io
 import json
@@ -125,6 +126,14 @@ def test_an_analysis_is_that_of_the_model(written, test_split):
     results = json.loads((written[0] / "results.json").read_text())
     assert found.accuracy == pytest.approx(results["test"]["accuracy"])
     assert found.loss == pytest.approx(results["test"]["loss"], rel=1e-5)
+
+
+def test_runs_of_two_datasets_are_not_compared(written, monkeypatch, capsys):
+    found = report.analyse(written[0])
+    other = dataclasses.replace(found, name="other", dataset="kmnist")
+    monkeypatch.setattr(report, "analyse", lambda name, _: other if name == "other" else found)
+    assert report.main([f"--workdir={written[0]}", "--compare", "other"]) == 1
+    assert "other was evaluated on kmnist" in capsys.readouterr().err
 
 
 def test_what_cannot_be_reported_is_told_in_a_sentence(tmp_path, capsys):
