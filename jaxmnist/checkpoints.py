@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import logging
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxmnist.errors import UserError
+from jaxmnist.models import describe_arrays
 from jaxmnist.train_state import TrainState
 
 KEEP = 3
+# What tensorstore says of the machine, not of the file.
+_OF_THE_MACHINE = re.compile(
+    "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|Input/output error|Stale file handle"
+)
+
+
+class Damaged(Exception):
+    """A checkpoint's files can be read, but are not what was written."""
 
 
 def fingerprint(tree: Any) -> str:
@@ -29,25 +39,42 @@ def fingerprint(tree: Any) -> str:
     return digest.hexdigest()
 
 
+def first_difference(there: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """In what a description differs from the one that was saved, in words; None if in nothing."""
+    # An optimizer's state follows the parameters, so these say what was changed.
+    for name in sorted([*now, *there], key=lambda name: name.startswith("opt_state")):
+        if there.get(name) != now.get(name):
+            was, is_now = (each.get(name, "missing") for each in (there, now))
+            return f"{name} ({was} there, {is_now} now)"
+    return None
+
+
 class Checkpoints:
     """The newest KEEP checkpoints of a run, each with a fingerprint that a restore checks."""
 
     def __init__(self, folder: Path, *, read_only: bool = False):
-        self._folder = folder
-        self._read_only = read_only
+        self.folder = folder
+        self._was_read_back = False
+        # Process 0 alone writes and reads, so nobody waits for the others.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+        )
         with self._explained("open"), _quiet():
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=KEEP,
-                create=False,
-                read_only=read_only,
-                # Process 0 alone writes and reads, so nobody waits for the others.
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=KEEP,
+                    create=False,
+                    read_only=read_only,
+                    multiprocessing_options=alone,
                 ),
+                item_handlers={
+                    "state": ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+                    "meta": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+                },
             )
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def steps(self) -> list[int]:
         """The steps after which there is one."""
@@ -56,50 +83,83 @@ class Checkpoints:
     def save(self, step: int, tree: dict[str, Any]) -> None:
         """Starts to write NumPy arrays, of which nobody else changes the memory.
 
+        The first one is read back, so that no run ends with checkpoints that cannot be read.
+
         Raises:
-          UserError: this one, or the one before, cannot be written, or a parameter is not
-            finite. Older ones are whole.
+          UserError: this one, or the one before, cannot be written or read back, or what it
+            holds is not finite. Older ones are whole.
         """
         if step in self._manager.all_steps():
             return
-        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree["params"])):
-            raise UserError(
-                f"the parameters are not finite after step {step}: lower the learning rate; the "
-                "last checkpoint is from before."
-            )
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave({"sha256": fingerprint(tree)})
-        )
+        _check_finite(step, tree)
+        sums = {"sha256": fingerprint(tree), "params_sha256": fingerprint(tree["params"])}
+        args = _composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(sums))
         with self._explained("write"):
             self._manager.check_for_errors()
-            self._manager.save(step, args=args)
-
-    def read(self, step: int, target: dict[str, Any]) -> dict[str, Any] | None:
-        """The checkpoint of a step, in the shape of `target`; None if it is damaged.
-
-        A damaged one is told of and, unless read-only, renamed, so that its step can be written
-        again.
-        """
+            # By force, since otherwise orbax leaves out, without a word, what is not the newest.
+            self._manager.save(step, args=args, force=True)
+        if self._was_read_back:
+            return
+        self.wait()
         try:
-            return self._read(step, target)
-        except Exception as e:
-            print(
-                f"WARNING: the checkpoint of step {step} in {self._folder} is damaged "
-                f"({_reason(e)}); trying the one before it.",
-                file=sys.stderr,
-                flush=True,
-            )
-        if not self._read_only:
-            self._set_aside(step)
-        return None
+            self.read(step, tree)
+        except Damaged as e:
+            raise UserError(
+                f"the checkpoint of step {step} in {self.folder} was written, but cannot be read "
+                f"back ({e}): choose another workdir."
+            ) from e
+        self._was_read_back = True
 
-    def restore(self, target: dict[str, Any]) -> dict[str, Any] | None:
-        """The newest whole checkpoint, in the shape of `target`; None if there is none."""
+    def read(
+        self, step: int, target: dict[str, Any], parts: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """The checkpoint of a step, in the shape of `target`.
+
+        Args:
+          step: of the checkpoint.
+          target: the whole tree, NumPy arrays of the right shapes and types.
+          parts: the keys of `target` that are needed; by default all. The others may differ.
+
+        Raises:
+          Damaged: its files are not what was written.
+          UserError: they cannot be read, or hold a tree of other names, shapes or types.
+        """
+        folder = self.folder / str(step)
+        with _quiet(), _read_errors_explained(folder):
+            there = describe_arrays(self._manager.item_metadata(step)["state"])
+            sums = self._manager.restore(step, args=_composite(meta=ocp.args.JsonRestore())).meta
+            if not there:
+                raise ValueError("it does not say what it holds")
+        if "params_sha256" not in sums and not first_difference(there, describe_arrays(target)):
+            parts = None  # An older checkpoint has a sum of the whole alone, so read the whole.
+        wanted = {part: target[part] for part in parts or target}
+        there = {name: kind for name, kind in there.items() if name.split("/")[0] in wanted}
+        if changed := first_difference(there, describe_arrays(wanted)):
+            raise UserError(
+                f"{folder} was written for another network, optimizer or version of optax: "
+                f"{changed}. Undo that change, or choose another workdir; nothing was changed."
+            )
+        with _quiet(), _read_errors_explained(folder):
+            args = _composite(state=ocp.args.PyTreeRestore(wanted, partial_restore=True))
+            tree = self._manager.restore(step, args=args).state
+        name, part = ("params_sha256", tree["params"]) if parts else ("sha256", tree)
+        if name in sums and fingerprint(part) != sums[name]:
+            raise Damaged("its values are not those that were written")
+        return tree
+
+    def params(self) -> dict[str, str]:
+        """The newest checkpoint's parameters, as `describe_arrays` has them; {} if none tells."""
         for step in sorted(self.steps(), reverse=True):
-            tree = self.read(step, target)
-            if tree is not None:
-                return tree
-        return None
+            with contextlib.suppress(Exception), _quiet():  # `read` tells what is wrong.
+                return describe_arrays(self._manager.item_metadata(step)["state"]["params"])
+        return {}
+
+    def set_aside(self, step: int) -> None:
+        """Renames a damaged checkpoint, so that its step can be written again."""
+        aside = self.folder / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.folder / str(step)).rename(aside)
+        self._manager.reload()
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises UserError if something could not be."""
@@ -112,30 +172,105 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # Told of by `wait`, or by what made us stop.
             self._manager.close()
 
-    def _set_aside(self, step: int) -> None:
-        aside = self._folder / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        (self._folder / str(step)).rename(aside)
-        self._manager.reload()
-
-    def _read(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
-        )
-        read = self._manager.restore(step, args=args)
-        if fingerprint(read.state) != read.meta["sha256"]:
-            raise ValueError("its values are not those that were written")
-        return read.state
-
     @contextlib.contextmanager
     def _explained(self, verb: str) -> Iterator[None]:
         try:
             yield
         except Exception as e:
             raise UserError(
-                f"cannot {verb} checkpoints in {self._folder} ({_reason(e)}): make room or choose "
+                f"cannot {verb} checkpoints in {self.folder} ({_reason(e)}): make room or choose "
                 "another workdir; what was there before is whole."
             ) from e
+
+
+def restore(
+    runs: Sequence[Checkpoints], target: dict[str, Any], parts: Sequence[str] | None = None
+) -> tuple[list[dict[str, Any]], list[tuple[Checkpoints, int]]]:
+    """The newest step of which every run has a whole checkpoint.
+
+    Args:
+      runs: the checkpoints of each run.
+      target: as for `Checkpoints.read`.
+      parts: likewise.
+
+    Returns:
+      The tree of each run, none where there are no checkpoints; and what is damaged among the
+      newer ones, of which a warning tells.
+
+    Raises:
+      UserError: as `Checkpoints.read` does, or there are checkpoints, but none is whole.
+    """
+    damaged: dict[tuple[Checkpoints, int], str] = {}
+    for step in sorted(set.intersection(*(set(each.steps()) for each in runs)), reverse=True):
+        trees = []
+        for each in runs:
+            try:
+                trees.append(each.read(step, target, parts))
+            except Damaged as e:
+                damaged[each, step] = str(e)
+        if len(trees) == len(runs):
+            for (each, newer), reason in damaged.items():
+                print(
+                    f"WARNING: the checkpoint of step {newer} in {each.folder} is damaged "
+                    f"({reason}); using that of step {step}.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            return trees, list(damaged)
+    if any(each.steps() for each in runs):
+        reasons = [f"step {step}: {reason}" for (_, step), reason in damaged.items()]
+        raise UserError(
+            f"{runs[0].folder} holds checkpoints, but none is whole "
+            f"({'; '.join(reasons) or 'of no step in all the runs'}). Nothing was changed: put "
+            "back a copy of one, or choose another workdir."
+        )
+    return [], []
+
+
+def saved_part(state: TrainState) -> dict[str, Any]:
+    """What of a state is saved; the rest follows from the config."""
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+
+
+def _composite(**args: Any) -> ocp.args.Composite:
+    return ocp.args.Composite(**args)
+
+
+def _check_finite(step: int, tree: dict[str, Any]) -> None:
+    """Raises UserError if parameters, or an optimizer's averages, have diverged."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        is_param = path[0].key == "params"
+        # Some optimizers keep an infinite number on purpose, such as a bound; but never a NaN.
+        ok = np.isfinite(leaf) if is_param or np.ndim(leaf) else ~np.isnan(leaf)
+        if not np.all(ok):
+            what = "parameters are" if is_param else "optimizer's state is"
+            raise UserError(
+                f"the {what} not finite after step {step}: lower the learning rate; the last "
+                "checkpoint is from before."
+            )
+
+
+@contextlib.contextmanager
+def _read_errors_explained(folder: Path) -> Iterator[None]:
+    """Tells what the machine cannot read (UserError) from what was damaged (Damaged)."""
+    try:
+        yield
+    except Exception as e:
+        problem: Exception | None = e if isinstance(e, MemoryError) else None
+        if _OF_THE_MACHINE.search(str(e)):
+            problem = e
+        try:
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    path.read_bytes()
+        except (OSError, MemoryError) as of_machine:
+            problem = of_machine
+        if problem is not None:
+            raise UserError(
+                f"{folder} cannot be read now ({_reason(problem)}): see to that, and try again; "
+                "nothing was changed."
+            ) from e
+        raise Damaged(_reason(e)) from e
 
 
 @contextlib.contextmanager
@@ -154,8 +289,3 @@ def _reason(e: Exception) -> str:
     """The last part of an error's first line: tensorstore puts what the system said there."""
     first_line = (str(e).splitlines() or [type(e).__name__])[0]
     return first_line.rsplit(": ", 1)[-1][:200]
-
-
-def saved_part(state: TrainState) -> dict[str, Any]:
-    """What of a state is saved; the rest follows from the config."""
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}

@@ -156,12 +156,12 @@ def check(config: ConfigDict) -> None:
     optimizers.create_optimizer(config)
 
 
-def changed_training(old: ConfigDict, new: ConfigDict) -> list[str]:
-    """The fields, with both values, in which two configs train differently."""
+def changed_training(old: ConfigDict, new: ConfigDict, but: Sequence[str] = ()) -> list[str]:
+    """The fields, with both values, in which two configs train differently; `but` are left out."""
     return [
         f"{field} ({old.get(field)!r} there, {new[field]!r} now)"
         for field in new
-        if field not in FREE_TO_CHANGE and old.get(field) != new[field]
+        if field not in (*FREE_TO_CHANGE, *but) and old.get(field) != new[field]
     ]
 
 

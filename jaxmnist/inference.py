@@ -11,12 +11,17 @@ from jaxtyping import Array, Float, Integer, Shaped
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
-from jaxmnist import datasets, device, distributed
+from jaxmnist import checkpoints, datasets, device, distributed
 from jaxmnist.checkpoints import Checkpoints, saved_part
 from jaxmnist.errors import UserError
 from jaxmnist.input_pipeline import to_float
 from jaxmnist.sharding import Layout, fetch
-from jaxmnist.train_state import IMAGE_SHAPE, TrainState, create_train_state
+from jaxmnist.train_state import (
+    IMAGE_SHAPE,
+    TrainState,
+    create_train_state,
+    describe_network,
+)
 from jaxmnist.workdir import Workdir
 
 
@@ -83,7 +88,7 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
       dtype: of the products, in place of the run's.
 
     Raises:
-      UserError: the workdir holds no run, several, or no whole checkpoint.
+      UserError: the workdir holds no run, several, no whole checkpoint, or another network.
     """
     record = Workdir(Path(workdir))
     config = record.load_config()
@@ -112,24 +117,30 @@ def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets
 
 
 def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainState:
-    """The state of a run's newest whole checkpoint; raises UserError if there is none.
+    """The state of a run's newest whole checkpoint, of which only what evaluation needs is read.
 
     All processes call it, and process 0 reads.
+
+    Raises:
+      UserError: there is none, or it is of another network than today's.
     """
-    state = create_train_state(config, datasets.num_classes(config.dataset), layout)
-    tree = distributed.from_first(lambda: _newest(record, saved_part(state)))
+    num_classes = datasets.num_classes(config.dataset)
+    state = create_train_state(config, num_classes, layout)
+    network = describe_network(config, num_classes)
+    tree = distributed.from_first(lambda: _newest(record, network, saved_part(state)))
     return state.replace(**layout.put(tree, layout.state))
 
 
-def _newest(record: Workdir, shapes: dict[str, Any]) -> dict[str, Any]:
-    tree = None
+def _newest(record: Workdir, network: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
+    record.check_network(network)
+    trees: list[dict[str, Any]] = []
     if record.checkpoints.is_dir():
-        checkpoints = Checkpoints(record.checkpoints, read_only=True)
-        tree = checkpoints.restore(jax.device_get(shapes))
-        checkpoints.close()
-    if tree is None:
+        opened = Checkpoints(record.checkpoints, read_only=True)
+        trees, _ = checkpoints.restore([opened], jax.device_get(shapes), ("step", "params"))
+        opened.close()
+    if not trees:
         raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
-    return tree
+    return trees[0]
 
 
 @functools.cache

@@ -136,6 +136,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None
         if config is None:
             raise UserError(f"{args.workdir} holds no run to evaluate: train there first.")
         config_lib.override(config, overrides)
+        config_lib.check(config)
         name = config_lib.eval_name(config)
         for seed, step, metrics in runs.evaluate_checkpoints(config, args.workdir):
             if distributed.is_first():

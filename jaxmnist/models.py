@@ -73,3 +73,13 @@ class CNN(nn.Module):
 def num_parameters(params) -> int:
     """The number of values in a tree of arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def describe_arrays(tree) -> dict[str, str]:
+    """Type and shape of each array of a tree: {"params/Conv_0/bias": "float32 (32,)"}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype} {tuple(x.shape)}"
+        for path, x in leaves
+        if hasattr(x, "shape")
+    }

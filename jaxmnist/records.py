@@ -7,7 +7,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmnist import distributed
+from jaxmnist import checkpoints, distributed
+from jaxmnist import results as results_lib
 from jaxmnist.checkpoints import Checkpoints, saved_part
 from jaxmnist.logs import MetricWriter
 from jaxmnist.sharding import Layout, fetch
@@ -23,6 +24,7 @@ class Records:
 
     Attributes:
       seconds: that the newest record tells of training.
+      starts: of each run, as Workdir.save_start has them; none in other processes than the first.
     """
 
     def __init__(self, workdirs: list[Workdir], layout: Layout):
@@ -31,41 +33,53 @@ class Records:
         self._checkpoints: list[Checkpoints] = []
         self._writers: list[MetricWriter] = []
         self.seconds = 0.0
+        self.starts: list[list[dict[str, Any]]] = []
 
-    def open(self, configs: list[ConfigDict], state: TrainState) -> TrainState:
-        """Saves the configs, and returns the state of the newest checkpoint that all runs have.
+    def open(
+        self, configs: list[ConfigDict], network: dict[str, Any], state: TrainState
+    ) -> TrainState:
+        """Records the runs, and returns the state of the newest checkpoint that all of them have.
 
-        Or `state`, if there is none.
+        Or `state`, if there is none. A run that is refused leaves its workdir as it was.
+
+        Args:
+          configs: of the runs.
+          network: as train_state.describe_network gives it.
+          state: before the first step.
 
         Raises:
-          UserError: a workdir cannot be written, or has the record of another training.
+          UserError: a workdir cannot be written, or is the record of another training, or has
+            checkpoints of which none can be read.
         """
-        tree = distributed.from_first(lambda: self._open(configs, state))
+        tree = distributed.from_first(lambda: self._open(configs, network, state))
         if tree is None:
             return state
         return state.replace(**self._layout.put(tree, self._layout.state))
 
-    def _open(self, configs: list[ConfigDict], state: TrainState) -> dict[str, Any] | None:
+    def _open(
+        self, configs: list[ConfigDict], network: dict[str, Any], state: TrainState
+    ) -> dict[str, Any] | None:
         for workdir, config in zip(self._workdirs, configs, strict=True):
-            workdir.save_config(config)
-            self._checkpoints.append(Checkpoints(workdir.checkpoints))
+            workdir.check(config, network)
         shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved_part(state))
         target = next(self._layout.each_run(shapes))
-        tree, step = self._restore(target), 0
-        if tree is not None:
-            step = int(tree["step"].max())
-        for workdir in self._workdirs:
+        self._checkpoints = [Checkpoints(workdir.checkpoints) for workdir in self._workdirs]
+        trees, damaged = checkpoints.restore(self._checkpoints, target)
+        step = int(trees[0]["step"]) if trees else 0
+        for each, newer in damaged:
+            each.set_aside(newer)
+        for workdir, config in zip(self._workdirs, configs, strict=True):
+            if step < config.num_steps:
+                before = workdir.load_config() if trees else None
+                self.starts.append(workdir.save_start(step, config, network, before))
+            else:
+                self.starts.append(workdir.load_run().get("starts", []))
+            workdir.save(config)
             self._writers.append(MetricWriter(workdir, step))
         self.seconds = max(writer.seconds for writer in self._writers)
-        return tree
-
-    def _restore(self, target: dict[str, Any]) -> dict[str, Any] | None:
-        steps = set.intersection(*(set(each.steps()) for each in self._checkpoints))
-        for step in sorted(steps, reverse=True):
-            trees = [each.read(step, target) for each in self._checkpoints]
-            if all(tree is not None for tree in trees):
-                return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: np.stack(x), *trees)
-        return None
+        if not trees:
+            return None
+        return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: np.stack(x), *trees)
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts to write a checkpoint of each run; raises UserError as Checkpoints.save does."""
@@ -74,8 +88,8 @@ class Records:
             return
         # A copy of our own: the loop gives the state's memory to the next step.
         tree = jax.tree.map(np.array, fetched)
-        for checkpoints, part in zip(self._checkpoints, self._layout.each_run(tree), strict=True):
-            checkpoints.save(step, part)
+        for each, part in zip(self._checkpoints, self._layout.each_run(tree), strict=True):
+            each.save(step, part)
 
     def write(self, step: int, split: str, seconds: float, runs: list[dict[str, float]]) -> None:
         """The metrics of each run."""
@@ -90,33 +104,31 @@ class Records:
         """The newest metrics of each run; none in other processes than the first."""
         return [writer.latest[split] for writer in self._writers]
 
-    def finish(
-        self, results: list[dict[str, Any]], split: str, *, again: bool
-    ) -> list[dict[str, Any]]:
+    def finish(self, results: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
         """Writes the results of each run, and returns them.
 
         Args:
           results: of each.
           split: that was evaluated.
-          again: the runs had finished before, so that only this evaluation is new.
         """
         for i, workdir in enumerate(self._workdirs):
-            before = workdir.load_results() if again else None
+            results[i] |= {"starts": self.starts[i]}
+            before = workdir.load_results()
             if before and before["step"] == results[i]["step"]:
-                results[i] = before | {split: results[i][split]}
-            write_json(workdir.results, results[i])
-            if not again:
+                results[i] = results_lib.evaluated_again(before, results[i], split)
+            else:
                 self._writers[i].write_hparams(results[i]["config"])
+            write_json(workdir.results, results[i])
         return results
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises UserError if something could not be."""
-        for checkpoints in self._checkpoints:
-            checkpoints.wait()
+        for each in self._checkpoints:
+            each.wait()
 
     def close(self) -> None:
         with ExitStack() as every:  # Closes all, also where one cannot be.
-            for checkpoints in self._checkpoints:
-                every.callback(checkpoints.close)
+            for each in self._checkpoints:
+                every.callback(each.close)
             for writer in self._writers:
                 every.callback(writer.close)

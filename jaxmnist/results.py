@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Integer
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
@@ -67,6 +68,27 @@ def collect(
     ]
 
 
+def evaluated_again(before: dict[str, Any], now: dict[str, Any], split: str) -> dict[str, Any]:
+    """The results of a finished run whose last checkpoint was evaluated again.
+
+    Its training stays as it was recorded. What was evaluated is told by the new evaluation
+    alone, with the machine that it ran on where that is another one.
+
+    Args:
+      before: of results.json.
+      now: of this process.
+      split: that it evaluated.
+    """
+    results = {key: value for key, value in before.items() if key not in ("test", "validation")}
+    results |= {split: now[split], "dataset": now["dataset"], "config": now["config"]}
+    machine = {key: now[key] for key in ("device", "versions")}
+    if any(before[key] != value for key, value in machine.items()):
+        results["evaluated_with"] = machine
+    else:
+        results.pop("evaluated_with", None)
+    return results
+
+
 def over_seeds(
     results: Sequence[dict[str, Any]], config: ConfigDict, since: float
 ) -> dict[str, Any]:
@@ -95,6 +117,29 @@ def over_seeds(
 def _spread(values: list[float]) -> dict[str, Any]:
     std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "std": std, "each": values}
+
+
+def learned_nothing(
+    metrics: dict[str, float], labels: Integer[np.ndarray, " n"], config: ConfigDict
+) -> str | None:
+    """What to say of a model that is no better than guessing; None of others.
+
+    Args:
+      metrics: of its last evaluation.
+      labels: of the examples.
+      config: of the run.
+    """
+    shares = np.bincount(labels) / len(labels)
+    shares = shares[shares > 0]
+    guessing = -float(np.sum(shares * np.log(shares)))
+    luck = 3 * float(np.sqrt(shares.max() * (1 - shares.max()) / len(labels)))
+    if metrics["loss"] < guessing - 0.01 or metrics["accuracy"] > shares.max() + luck:
+        return None
+    return (
+        f"WARNING: the model learned nothing: its loss, {metrics['loss']:.4f}, is no better than "
+        f"that of guessing, {guessing:.4f}. Try another learning rate ({config.learning_rate:g} "
+        "now; Adam and its kin want about 0.001), or more steps."
+    )
 
 
 def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:

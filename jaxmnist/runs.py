@@ -16,6 +16,7 @@ from jaxmnist.inference import newest_state
 from jaxmnist.input_pipeline import Data
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train import evaluate, jit_eval_step, train
+from jaxmnist.train_state import describe_network
 from jaxmnist.workdir import Workdir, write_json
 
 
@@ -59,6 +60,11 @@ def evaluate_checkpoints(
 ) -> list[tuple[int, int, dict[str, float]]]:
     """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy)."""
     config_lib.check(config)
+    saved = Workdir(Path(workdir)).load_config() or config
+    # What is fitted to the data is read from the checkpoint, so changing how is no evaluation.
+    changed = config_lib.changed_training(saved, config, ("dataset", "dtype", "seed"))
+    if changed:
+        raise UserError(f"evaluation uses what was trained, so this cannot be set: {changed[0]}.")
     config = config.copy_and_resolve_references()
     config.allow_sample = False  # It is a part of what a run on MNIST was trained on.
     layout, data = Layout.create(), Data()
@@ -84,8 +90,6 @@ def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> None:
                 f"{record.path} holds {held}, and num_seeds={config.num_seeds} now: choose "
                 "another workdir."
             )
-    if config.num_seeds > 1:
-        record.save_config(config)
 
 
 def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict, Workdir]]:
@@ -100,15 +104,28 @@ def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict
 
 
 def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) -> dict[str, Any]:
+    dataset, _ = data.load(config, Layout.create(_at_once(config)))
+    config.dataset = dataset.name  # The sample may stand in.
+    config_lib.check(config)
     configs, workdirs = zip(*_each_seed(config, record), strict=True)
+    network = describe_network(config, dataset.num_classes)
 
-    def finished() -> list[dict[str, Any] | None]:
-        return [w.finished(c) for w, c in zip(workdirs, configs, strict=True)]
+    def begin() -> tuple[list[dict[str, Any] | None], list[list[int]]]:
+        """What is finished, and what is to be trained together; all is checked before it starts."""
+        for workdir, each in zip(workdirs, configs, strict=True):
+            workdir.check(each, network)
+        finished = [w.finished(each) for w, each in zip(workdirs, configs, strict=True)]
+        left = [i for i, found in enumerate(finished) if found is None]
+        groups = _groups(left, workdirs, _at_once(config))
+        for group in groups:
+            Layout.create(len(group)).check(config.batch_size)
+        record.save(config)
+        return finished, groups
 
-    results = dict(enumerate(distributed.from_first(finished)))
-    left = [i for i, found in results.items() if found is None]
+    finished, groups = distributed.from_first(begin)
+    results = dict(enumerate(finished))
     began = since
-    for group in distributed.from_first(lambda: _groups(left, workdirs, _at_once(config))):
+    for group in groups:
         if distributed.is_first():
             names = ", ".join(str(configs[i].seed) for i in group)
             print(f"seed {names} (of {configs[0].seed} to {configs[-1].seed}):", flush=True)
@@ -121,14 +138,14 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
 
 
 def _groups(left: list[int], workdirs: tuple[Workdir, ...], at_once: int) -> list[list[int]]:
-    """Which runs to train together: those that can go on from the same step."""
-    groups = []
-    for start in range(0, len(left), at_once):
-        group = left[start : start + at_once]
-        steps = [workdirs[i].checkpoint_steps() for i in group]
-        together = not any(steps) or set.intersection(*steps)
-        groups += [group] if together else [[i] for i in group]
-    return groups
+    """Which runs to train together: those that go on from the same step, as many as allowed."""
+    newest = {i: max(workdirs[i].checkpoint_steps(), default=0) for i in left}
+    by_step = [[i for i in left if newest[i] == step] for step in set(newest.values())]
+    return sorted(
+        together[start : start + at_once]
+        for together in by_step
+        for start in range(0, len(together), at_once)
+    )
 
 
 @contextmanager

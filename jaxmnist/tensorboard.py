@@ -48,19 +48,18 @@ class Profile:
     def __init__(
         self,
         config: ConfigDict,
-        steps_per_call: int,
         folder: Path,
         screen: Screen,
         watch: Stopwatch,
     ):
         self._steps = config_lib.profile_steps(config) if distributed.is_first() else range(0)
-        self._many, self._folder = steps_per_call, folder
+        self._folder = folder
         self._screen, self._watch = screen, watch
         self._since: int | None = None
 
-    def start(self, step: int, state: TrainState) -> None:
-        """Starts the trace if the next call has the first of those steps."""
-        if self._since is None and self._steps.start - self._many < step < self._steps.stop:
+    def start(self, step: int, count: int, state: TrainState) -> None:
+        """Starts the trace if the next call, of `count` steps, has some of those steps."""
+        if self._since is None and self._steps.start < step + count and step < self._steps.stop:
             jax.block_until_ready(state)
             with self._watch.pause():
                 jax.profiler.start_trace(self._folder, create_perfetto_trace=True)

@@ -23,7 +23,13 @@ from jaxmnist.input_pipeline import Batch, Data, Examples, ShuffledBatches, orde
 from jaxmnist.logs import Screen, Stopwatch
 from jaxmnist.records import Records
 from jaxmnist.sharding import Layout, fetch
-from jaxmnist.train_state import IMAGE_SHAPE, TrainState, create_train_state, data_keys
+from jaxmnist.train_state import (
+    IMAGE_SHAPE,
+    TrainState,
+    create_train_state,
+    data_keys,
+    describe_network,
+)
 from jaxmnist.workdir import Workdir
 
 Answers = dict[str, Shaped[Array, "*runs batch"]]
@@ -127,7 +133,7 @@ def evaluate(
 ) -> hooks.Evaluation:
     """Every example, each counted once, of each of the runs.
 
-    `eval_fn` is eval_step, jitted.
+    `eval_fn` is eval_step, jitted. Raises UserError if a loss is not finite.
     """
     layout, count = layout or Layout.create(), len(examples)
     found = [
@@ -135,9 +141,16 @@ def evaluate(
         for batch in ordered_batches(examples, batch_size, layout)
     ]
     sums, answers = zip(*fetch(found), strict=True)
+    metrics = jax.tree.map(
+        lambda *x: np.asarray(np.sum(x, axis=0, dtype=np.float64) / count), *sums
+    )
+    if not np.isfinite(metrics["loss"]).all():
+        raise UserError(
+            f"the loss of the evaluation after step {fetch(state.step).max()} is "
+            f"{metrics['loss'].max()}: lower the learning rate; the last checkpoint is from before."
+        )
     return hooks.Evaluation(
-        jax.tree.map(lambda *x: np.asarray(np.sum(x, axis=0, dtype=np.float64) / count), *sums),
-        jax.tree.map(lambda *x: np.concatenate(x, axis=-1)[..., :count], *answers),
+        metrics, jax.tree.map(lambda *x: np.concatenate(x, axis=-1)[..., :count], *answers)
     )
 
 
@@ -175,10 +188,11 @@ def train(
 
         records = Records(list(workdirs), layout)
         cleanup.callback(records.close)
-        state = records.open(list(configs), compiling.result())
+        state = compiling.result()  # Before anything is written: it may fail.
+        network = describe_network(config, dataset.num_classes)
+        state = records.open(list(configs), network, state)
         start, last = int(fetch(state.step).max()), config.num_steps
         name = config_lib.eval_name(config)
-        _check_start(start, last, workdirs[0])
         screen = Screen(last, start, quiet=not distributed.is_first())
         cleanup.callback(screen.close)
         screen.line(results_lib.introduction(dataset, state, layout))
@@ -195,7 +209,7 @@ def train(
                 return evaluate(eval_fn, state, test, config.eval_batch_size, layout)
 
         watch = Stopwatch(records.seconds)
-        profile = tensorboard.Profile(config, many, workdirs[0].tensorboard, screen, watch)
+        profile = tensorboard.Profile(config, workdirs[0].tensorboard, screen, watch)
         cleanup.callback(profile.close)
         first_step = hooks.FirstStep(since)
         show = tensorboard.Show(config, dataset.splits[1], records, layout)
@@ -210,7 +224,7 @@ def train(
             while step < last:
                 # Single steps lead up to the calls of several, and end the run.
                 count = many if step % many == 0 and step + many <= last else 1
-                profile.start(step, state)
+                profile.start(step, count, state)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     batch = batches(step, count if count > 1 else None)
                     state, metrics = layout.settle(jit_train_step(count, layout)(state, batch))
@@ -220,11 +234,21 @@ def train(
         records.wait()
 
         if start == last:
+            was_evaluated = (workdirs[0].load_results() or {}).get("step") == last
             screen.line(
                 f"the run in {workdirs[0].path} finished at step {last}; evaluating it again"
+                if was_evaluated
+                else f"the run in {workdirs[0].path} stopped after its last step; evaluating it"
             )
-            evaluation.latest = hooks.each_run(evaluate_test(state).metrics)
+            with watch.pause():
+                evaluation.latest = hooks.each_run(evaluate_test(state).metrics)
             screen.line(hooks.describe(last, name, evaluation.latest))
+        else:
+            seconds["first_step"] = first_step.seconds
+        if warning := results_lib.learned_nothing(
+            hooks.mean(evaluation.latest), dataset.splits[1].labels, config
+        ):
+            screen.line(warning)
         results = results_lib.collect(
             configs,
             dataset,
@@ -232,13 +256,12 @@ def train(
             layout,
             {"train": records.latest("train"), name: evaluation.latest},
             {
-                "first_step": first_step.seconds,
                 **seconds,
                 "train": watch.seconds(),
                 "total": device.process_seconds() - since,
             },
         )
-        return records.finish(results, name, again=start == last)
+        return records.finish(results, name)
 
 
 def _compile(
@@ -262,14 +285,6 @@ def _compile(
     with _timed(seconds, "compile"):
         jit_train_step(count, layout).lower(state, batch).compile()
     return state
-
-
-def _check_start(start: int, num_steps: int, workdir: Workdir) -> None:
-    if start > num_steps:
-        raise UserError(
-            f"{workdir.path} is at step {start}, beyond num_steps={num_steps}: choose another "
-            "workdir, or more steps."
-        )
 
 
 @contextmanager

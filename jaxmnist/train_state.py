@@ -1,6 +1,8 @@
 """The training state: what a step changes, and what it is before the first step."""
 
+import dataclasses
 import functools
+import json
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +16,7 @@ from jaxtyping import Array, Float, Int, Integer, Key
 from ml_collections import ConfigDict
 
 from jaxmnist import cpu_layers
-from jaxmnist.models import CNN
+from jaxmnist.models import CNN, describe_arrays
 from jaxmnist.optimizers import Optimizer, create_optimizer
 from jaxmnist.sharding import Layout
 
@@ -105,6 +107,24 @@ def _init_fn(model: CNN, optimizer: Optimizer, layout: Layout) -> Callable:
         out_shardings=layout.state,
         # It runs once: optimized, it takes a second longer to compile, for the same bits.
         compiler_options={"xla_backend_optimization_level": 0},
+    )
+
+
+def describe_network(config: ConfigDict, num_classes: int) -> dict[str, Any]:
+    """The network that a config trains today, for its record, as JSON has it.
+
+    Returns "fields", the module's own but for how it computes, and "params", the type and shape
+    of each.
+    """
+    model = CNN(dropout_rate=config.dropout_rate, num_classes=num_classes)
+    init = functools.partial(model.init, jax.random.key(0))
+    params = jax.eval_shape(init, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    left_out = ("parent", "name", "dtype", "conv_pool")
+    names = (f.name for f in dataclasses.fields(model) if f.name not in left_out)
+    fields = {name: getattr(model, name) for name in names}
+    # As it is read back: a tuple is a list.
+    return json.loads(
+        json.dumps({"fields": fields, "params": describe_arrays(params)}, default=str)
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 import filelock
 from ml_collections import ConfigDict
 
+from jaxmnist import datasets
+from jaxmnist.checkpoints import Checkpoints, first_difference
 from jaxmnist.config import changed_training, get_config
 from jaxmnist.errors import UserError
 
@@ -22,6 +25,7 @@ class Workdir:
     path: Path
 
     config = property(lambda self: self.path / "config.json")
+    run = property(lambda self: self.path / "run.json")
     results = property(lambda self: self.path / "results.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     checkpoints = property(lambda self: self.path / "checkpoints")
@@ -58,16 +62,80 @@ class Workdir:
         config.update(saved)
         return config
 
-    def save_config(self, config: ConfigDict) -> None:
-        """Records the config; raises UserError if there are checkpoints of another training."""
-        started = self.checkpoint_steps() or any(self.path.glob("seed-*/checkpoints/*"))
-        saved = self.load_config() if started else None
-        if saved and (changed := changed_training(saved, config)):
+    def check(self, config: ConfigDict, network: dict[str, Any]) -> None:
+        """Raises UserError if this is the record of another training, or is beyond its end.
+
+        Args:
+          config: of the run that is to go on here.
+          network: its network, as train_state.describe_network gives it.
+        """
+        steps = self.checkpoint_steps()
+        if not (steps or any(self.path.glob("seed-*/checkpoints/*"))):
+            return
+        if (saved := self.load_config()) and (changed := changed_training(saved, config)):
             raise UserError(
                 f"{self.path} holds a run that was trained differently: {'; '.join(changed)}. "
                 "Choose another workdir, or repeat that run's settings."
             )
+        if steps and max(steps) > config.num_steps:
+            raise UserError(
+                f"{self.path} is at step {max(steps)}, beyond num_steps={config.num_steps}: choose "
+                "another workdir, or more steps."
+            )
+        self.check_network(network)
+
+    def check_network(self, network: dict[str, Any]) -> None:
+        """Raises UserError if what was trained here is another network than this one."""
+        there = self.load_run().get("network") or {}
+        if not there and self.checkpoints.is_dir():  # From before there was a run.json.
+            checkpoints = Checkpoints(self.checkpoints, read_only=True)
+            there = {"params": checkpoints.params()}
+            checkpoints.close()
+        for part in ("params", "fields"):
+            was, now = there.get(part) or {}, network[part]
+            # A field that came or went changes nothing if the parameters are the same.
+            both = set(was) & set(now) if part == "fields" else set(was) | set(now)
+            was, now = ({k: v for k, v in each.items() if k in both} for each in (was, now))
+            if was and (changed := first_difference(was, now)):
+                raise UserError(
+                    f"{self.path} holds a run of another network: {changed}. Choose another "
+                    "workdir, or undo that change; nothing was changed here."
+                )
+
+    def save(self, config: ConfigDict) -> None:
+        """Writes the config, and then the workdir is that of a run."""
         write_json(self.config, config.to_dict())
+
+    def load_run(self) -> dict[str, Any]:
+        """What run.json tells of the run; {} where there is none, as in older workdirs.
+
+        Its "network" is what train_state.describe_network gives, its "preparation" how a
+        picture becomes an input, its "starts" as `save_start` says.
+        """
+        return _read_json(self.run) or {}
+
+    def save_start(
+        self, step: int, config: ConfigDict, network: dict[str, Any], before: ConfigDict | None
+    ) -> list[dict[str, Any]]:
+        """Records that a process goes on from a step, for as many as the config says.
+
+        Args:
+          step: it starts from; 0 forgets what was before.
+          config: of the run.
+          network: as of `check`.
+          before: the config that the workdir had; None if none.
+
+        Returns the starts that led to where the run is: "step", "num_steps", which schedules
+        depend on, and "time" in UTC.
+        """
+        first = [{"step": 0, "num_steps": before.num_steps, "time": None}] if before else []
+        starts = self.load_run().get("starts", first)
+        starts = [start for start in starts if start["step"] < step]
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        starts.append({"step": step, "num_steps": config.num_steps, "time": now})
+        preparation = datasets.preparation(config.dataset)
+        write_json(self.run, {"network": network, "preparation": preparation, "starts": starts})
+        return starts
 
     def checkpoint_steps(self) -> set[int]:
         """The steps after which there is a checkpoint, whole or not."""
@@ -78,7 +146,7 @@ class Workdir:
         results, saved = self.load_results(), self.load_config()
         if not (results and saved) or changed_training(saved, config):
             return None
-        same_split = saved.eval_split == config.eval_split
+        same_split = results["config"]["eval_split"] == config.eval_split
         return results if results["step"] == config.num_steps and same_split else None
 
     def load_results(self) -> dict[str, Any] | None:

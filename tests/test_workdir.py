@@ -37,23 +37,81 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_the_config_comes_back(workdir, config):
     assert workdir.load_config() is None
-    workdir.save_config(config)
+    workdir.save(config)
     assert workdir.load_config() == config
+
+
+NETWORK = {
+    "fields": {"features": [32, 64], "kernel_size": 5},
+    "params": {"Conv_0/bias": "float32 (32,)", "Dense_0/bias": "float32 (1024,)"},
+}
 
 
 def test_another_training_is_refused_by_its_fields(workdir, config):
     config.seed = 5
-    workdir.save_config(config)
+    workdir.save(config)
     config.seed = 0
-    workdir.save_config(config)  # There is no checkpoint yet.
-    (workdir.checkpoints / "2").mkdir(parents=True)
+    workdir.check(config, NETWORK)  # There is no checkpoint yet.
+    workdir.save(config)
+    (workdir.checkpoints / "8").mkdir(parents=True)
     config.num_steps = 9
     config.eval_every = 1
-    workdir.save_config(config)
+    workdir.check(config, NETWORK)
     config.dropout_rate = 0.1
     with pytest.raises(UserError, match=r"trained differently: dropout_rate \(0.4 there, 0.1 now"):
-        workdir.save_config(config)
-    assert workdir.load_config().dropout_rate == 0.4
+        workdir.check(config, NETWORK)
+    config.dropout_rate, config.num_steps = 0.4, 7
+    with pytest.raises(UserError, match=r"is at step 8, beyond num_steps=7"):
+        workdir.check(config, NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "difference"),
+    [
+        ("params", "Conv_0/bias", "float32 (16,)", r"Conv_0/bias \(float32 \(32,\) there, float32"),
+        (
+            "params",
+            "Conv_2/bias",
+            "float32 (9,)",
+            r"Conv_2/bias \(missing there, float32 \(9,\) now",
+        ),
+        ("params", "Dense_0/bias", None, r"Dense_0/bias \(float32 \(1024,\) there, missing now"),
+        ("fields", "kernel_size", 3, r"kernel_size \(5 there, 3 now\)"),
+        ("fields", "activation", "relu", None),  # A field that is new, where all else is the same.
+        ("fields", "kernel_size", None, None),
+    ],
+)
+def test_another_network_is_refused_by_its_first_difference(
+    workdir, config, part, name, value, difference
+):
+    workdir.save_start(0, config, NETWORK, None)
+    workdir.check_network(NETWORK)
+    changed = {name: value for name, value in (NETWORK[part] | {name: value}).items() if value}
+    if difference is None:
+        workdir.check_network(NETWORK | {part: changed})
+        return
+    with pytest.raises(UserError, match=f"holds a run of another network: {difference}"):
+        workdir.check_network(NETWORK | {part: changed})
+
+
+def test_every_process_that_trained_on_is_recorded(workdir, config):
+    """By where it started and how many steps it was to take; what was lost is left out."""
+
+    def starts(step, before=None):
+        found = workdir.save_start(step, config, NETWORK, before)
+        assert workdir.load_run()["starts"] == found
+        return [(start["step"], start["num_steps"]) for start in found]
+
+    assert starts(0) == [(0, 6)]
+    assert starts(0) == [(0, 6)]  # It was killed before its first checkpoint.
+    assert starts(4) == [(0, 6), (4, 6)]
+    config.num_steps = 9
+    assert starts(6) == [(0, 6), (4, 6), (6, 9)]
+    assert starts(4) == [(0, 6), (4, 9)]  # The checkpoint of step 6 was damaged.
+    workdir.run.unlink()  # As in a workdir from before there was a run.json.
+    old = config.copy_and_resolve_references()
+    old.num_steps = 6
+    assert starts(6, old) == [(0, 6), (6, 9)]
 
 
 def test_a_damaged_config_is_one_sentence(workdir):
