@@ -125,14 +125,14 @@ def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainSt
       UserError: there is none, or it is of another network than today's.
     """
     num_classes = datasets.num_classes(config.dataset)
-    state = create_train_state(config, num_classes, layout)
     network = describe_network(config, num_classes)
-    tree = distributed.from_first(lambda: _newest(record, network, saved_part(state)))
+    distributed.from_first(lambda: record.check_network(network))
+    state = create_train_state(config, num_classes, layout)
+    tree = distributed.from_first(lambda: _newest(record, saved_part(state)))
     return state.replace(**layout.put(tree, layout.state))
 
 
-def _newest(record: Workdir, network: dict[str, Any], shapes: dict[str, Any]) -> dict[str, Any]:
-    record.check_network(network)
+def _newest(record: Workdir, shapes: dict[str, Any]) -> dict[str, Any]:
     trees: list[dict[str, Any]] = []
     if record.checkpoints.is_dir():
         opened = Checkpoints(record.checkpoints, read_only=True)

@@ -60,7 +60,7 @@ class Records:
         self, configs: list[ConfigDict], network: dict[str, Any], state: TrainState
     ) -> dict[str, Any] | None:
         for workdir, config in zip(self._workdirs, configs, strict=True):
-            workdir.check(config, network)
+            workdir.check(config)
         shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved_part(state))
         target = next(self._layout.each_run(shapes))
         self._checkpoints = [Checkpoints(workdir.checkpoints) for workdir in self._workdirs]

@@ -79,13 +79,12 @@ def evaluated_again(before: dict[str, Any], now: dict[str, Any], split: str) -> 
       now: of this process.
       split: that it evaluated.
     """
-    results = {key: value for key, value in before.items() if key not in ("test", "validation")}
+    others = {"test", "validation", "evaluated_with"} - {split}
+    results = {key: value for key, value in before.items() if key not in others}
     results |= {split: now[split], "dataset": now["dataset"], "config": now["config"]}
     machine = {key: now[key] for key in ("device", "versions")}
     if any(before[key] != value for key, value in machine.items()):
         results["evaluated_with"] = machine
-    else:
-        results.pop("evaluated_with", None)
     return results
 
 

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import device, distributed, hooks
+from jaxmnist import datasets, device, distributed, hooks
 from jaxmnist import results as results_lib
 from jaxmnist.errors import UserError
 from jaxmnist.inference import newest_state
@@ -41,7 +41,8 @@ def train_and_evaluate(
     """
     config_lib.check(config)
     config = config.copy_and_resolve_references()
-    Layout.create(_at_once(config)).check(config.batch_size)
+    for count in {_at_once(config), config.num_seeds % _at_once(config) or _at_once(config)}:
+        _check_batch(config, count)
     record, data = Workdir(Path(workdir)), data or Data()
     since = 0.0 if data.is_empty() else device.process_seconds()
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
@@ -90,6 +91,8 @@ def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> None:
                 f"{record.path} holds {held}, and num_seeds={config.num_seeds} now: choose "
                 "another workdir."
             )
+    if config.num_seeds == 1:  # Before its steps are compiled, which takes seconds.
+        record.check_network(describe_network(config, datasets.num_classes(config.dataset)))
 
 
 def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict, Workdir]]:
@@ -113,12 +116,13 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
     def begin() -> tuple[list[dict[str, Any] | None], list[list[int]]]:
         """What is finished, and what is to be trained together; all is checked before it starts."""
         for workdir, each in zip(workdirs, configs, strict=True):
-            workdir.check(each, network)
+            workdir.check(each)
+            workdir.check_network(network)
         finished = [w.finished(each) for w, each in zip(workdirs, configs, strict=True)]
         left = [i for i, found in enumerate(finished) if found is None]
         groups = _groups(left, workdirs, _at_once(config))
         for group in groups:
-            Layout.create(len(group)).check(config.batch_size)
+            _check_batch(config, len(group))
         record.save(config)
         return finished, groups
 
@@ -135,6 +139,16 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
         results |= zip(group, found, strict=True)
         since = device.process_seconds()
     return results_lib.over_seeds([results[i] or {} for i in range(len(configs))], config, began)
+
+
+def _check_batch(config: ConfigDict, count: int) -> None:
+    """Raises UserError if the devices cannot share a batch where `count` seeds train at once."""
+    try:
+        Layout.create(count).check(config.batch_size)
+    except UserError as e:
+        if config.num_seeds == 1:
+            raise
+        raise UserError(f"of {config.num_seeds} seeds {count} would train at once: {e}") from None
 
 
 def _groups(left: list[int], workdirs: tuple[Workdir, ...], at_once: int) -> list[list[int]]:

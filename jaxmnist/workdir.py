@@ -62,13 +62,8 @@ class Workdir:
         config.update(saved)
         return config
 
-    def check(self, config: ConfigDict, network: dict[str, Any]) -> None:
-        """Raises UserError if this is the record of another training, or is beyond its end.
-
-        Args:
-          config: of the run that is to go on here.
-          network: its network, as train_state.describe_network gives it.
-        """
+    def check(self, config: ConfigDict) -> None:
+        """Raises UserError if this is the record of another training, or is beyond its end."""
         steps = self.checkpoint_steps()
         if not (steps or any(self.path.glob("seed-*/checkpoints/*"))):
             return
@@ -82,12 +77,17 @@ class Workdir:
                 f"{self.path} is at step {max(steps)}, beyond num_steps={config.num_steps}: choose "
                 "another workdir, or more steps."
             )
-        self.check_network(network)
 
     def check_network(self, network: dict[str, Any]) -> None:
-        """Raises UserError if what was trained here is another network than this one."""
-        there = self.load_run().get("network") or {}
-        if not there and self.checkpoints.is_dir():  # From before there was a run.json.
+        """Raises UserError if what was trained here is another network.
+
+        Args:
+          network: today's, as train_state.describe_network gives it.
+        """
+        if not self.checkpoint_steps():
+            return
+        there = self.load_run().get("network")
+        if there is None:  # From before there was a run.json.
             checkpoints = Checkpoints(self.checkpoints, read_only=True)
             there = {"params": checkpoints.params()}
             checkpoints.close()
@@ -122,7 +122,7 @@ class Workdir:
         Args:
           step: it starts from; 0 forgets what was before.
           config: of the run.
-          network: as of `check`.
+          network: its network, as for `check_network`.
           before: the config that the workdir had; None if none.
 
         Returns the starts that led to where the run is: "step", "num_steps", which schedules

@@ -109,6 +109,12 @@ def read_events(folder):
     return found
 
 
+def content(folder):
+    """Every file below a folder, with its bytes."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
 @pytest.fixture
 def batch(sample):
     """A batch of 20 with all ten digits."""

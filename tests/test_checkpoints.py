@@ -12,6 +12,7 @@ from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout
 from jaxmnist.train import jit_train_step
 from jaxmnist.train_state import create_train_state
+from tests.conftest import content
 
 
 @pytest.fixture
@@ -52,11 +53,6 @@ def newest(checkpoints, target, parts=None):
     for each, step in damaged:
         each.set_aside(step)
     return trees[0] if trees else None
-
-
-def content(folder):
-    """Every file below a folder, with its bytes."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in files(folder)}
 
 
 def files(folder):

@@ -1,6 +1,8 @@
 """Whole runs in one process: what they leave, and that one goes on where another stopped."""
 
+import functools
 import json
+import re
 import shutil
 import statistics
 
@@ -9,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxmnist
+from jaxmnist import datasets, device, models, runs, train, train_state
 from jaxmnist import results as results_lib
-from jaxmnist import runs, train
 from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout
 from jaxmnist.train_state import create_train_state
+from jaxmnist.workdir import Workdir
+from tests.conftest import content
 
 
 def test_a_run_leaves_a_whole_record(config, tmp_path):
@@ -61,9 +66,157 @@ def test_more_steps_continue_a_finished_run(config, tmp_path, capsys):
     assert longer["step"] == 8
     assert longer["params_sha256"] == straight["params_sha256"]
 
+    assert [(start["step"], start["num_steps"]) for start in longer["starts"]] == [(0, 6), (6, 8)]
+    assert [(start["step"], start["num_steps"]) for start in straight["starts"]] == [(0, 8)]
+
     config.num_steps = 7
+    before = content(tmp_path / "short")
     with pytest.raises(UserError, match="step 8, beyond num_steps=7"):
         runs.train_and_evaluate(config, tmp_path / "short")
+    assert content(tmp_path / "short") == before
+
+
+@pytest.fixture
+def finished(once, config, tmp_path):
+    """A workdir of a finished run of `config`, of one's own."""
+    config.data_dir = "not needed"
+    shared = once("finished", lambda folder: runs.train_and_evaluate(config, folder))
+    return shutil.copytree(shared, tmp_path / "finished")
+
+
+def other_network(monkeypatch, **fields):
+    """As if models.py had been edited."""
+    monkeypatch.setattr(train_state, "CNN", functools.partial(models.CNN, **fields))
+    train_state._create_model.cache_clear()
+
+
+@pytest.fixture
+def _network_again():
+    yield
+    train_state._create_model.cache_clear()
+
+
+@pytest.mark.usefixtures("_network_again")
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_run_of_another_network_is_refused_and_stays_as_it_was(
+    config, finished, monkeypatch, is_old
+):
+    """On every way in; also where the workdir is from before networks were recorded."""
+    if is_old:
+        (finished / "run.json").unlink()
+    before = content(finished)
+    fields = {"features": (32, 64, 64)} if is_old else {"features": (16, 32)}
+    other_network(monkeypatch, **fields)
+    sentence = r"holds a run of another network: (params/)?Conv_\d/bias \(.* there, .* now\)"
+    for num_steps in (6, 8):
+        config.num_steps = num_steps
+        with pytest.raises(UserError, match=sentence):
+            runs.train_and_evaluate(config, finished)
+    for ask in (jaxmnist.load, lambda path: runs.evaluate_checkpoints(config, path)):
+        with pytest.raises(UserError, match=sentence):
+            ask(finished)
+    assert content(finished) == before
+
+
+def test_a_workdir_without_run_json_goes_on_and_gets_one(config, finished):
+    (finished / "run.json").unlink()
+    config.num_steps = 8
+    results = runs.train_and_evaluate(config, finished)
+    recorded = json.loads((finished / "run.json").read_text())
+    assert recorded["network"]["fields"]["features"] == [32, 64]
+    assert recorded["network"]["params"]["Conv_0/bias"] == "float32 (32,)"
+    assert recorded["preparation"] == datasets.preparation("mnist_sample")
+    assert recorded["starts"] == results["starts"]
+    assert [(start["step"], start["num_steps"]) for start in results["starts"]] == [(0, 6), (6, 8)]
+
+
+def test_where_no_checkpoint_is_whole_the_run_stops(config, finished):
+    for path in (finished / "checkpoints").glob("*/state/_METADATA"):
+        path.write_text("{")
+    before = content(finished)
+    config.num_steps = 8
+    with pytest.raises(UserError, match="but none is whole"):
+        runs.train_and_evaluate(config, finished)
+    assert content(finished) == before
+
+
+def test_another_optimizer_s_state_does_not_spoil_a_model(config, finished):
+    """As when a new version of optax keeps another state."""
+    saved = json.loads((finished / "config.json").read_text())
+    (finished / "config.json").write_text(json.dumps(saved | {"optimizer": "adam"}))
+    assert jaxmnist.load(finished).step == 6
+    config.optimizer = "adam"
+    before = content(finished)
+    with pytest.raises(UserError, match=r"opt_state/\S+ \(missing there, .* now\)"):
+        runs.train_and_evaluate(config.copy_and_resolve_references(), finished)
+    assert content(finished) == before
+    assert len(runs.evaluate_checkpoints(config, finished)) == 1
+    config.optimizer = "lion"
+    with pytest.raises(UserError, match=r"cannot be set: optimizer \('adam' there, 'lion' now\)"):
+        runs.evaluate_checkpoints(config, finished)
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_finished_the_next_time(config, finished):
+    expected = json.loads((finished / "results.json").read_text())
+    (finished / "results.json").unlink()
+    for path in (finished / "tensorboard").glob("events*"):
+        path.unlink()
+    found = runs.train_and_evaluate(config, finished)
+    for part in ("test", "train", "params_sha256", "starts", "step"):
+        assert found[part] == expected[part]
+    assert "first_step" not in found["seconds"]
+    assert found["seconds"]["train"] <= expected["seconds"]["train"] + 0.001
+    assert len(list((finished / "tensorboard").glob("events*"))) == 1  # The hyperparameters.
+
+
+def test_a_number_stands_beside_the_conditions_that_it_has(config, finished, monkeypatch):
+    before = json.loads((finished / "results.json").read_text())
+    config.eval_split = "train[-50:]"
+    found = runs.train_and_evaluate(config, finished)
+    assert "test" not in found
+    assert found["config"]["eval_split"] == "train[-50:]"
+    assert found["dataset"]["num_examples"] == {"train": 400, "validation": 50}
+    assert found["params_sha256"] == before["params_sha256"]
+    assert found["seconds"] == before["seconds"]
+    assert "evaluated_with" not in found
+
+    config.eval_split = "test[:200]"
+    elsewhere = device.describe() | {"processor": "another"}
+    monkeypatch.setattr(device, "describe", lambda: elsewhere)
+    found = runs.train_and_evaluate(config, finished)
+    assert found["device"] == before["device"]
+    assert found.pop("evaluated_with")["device"] == elsewhere
+    assert found == before
+
+
+def test_a_model_that_learned_nothing_says_so(config, tmp_path, capsys):
+    config.optimizer, config.num_steps = "adam", 10
+    config.eval_every = config.checkpoint_every = config.log_every = 10
+    runs.train_and_evaluate(config, tmp_path / "chance")
+    words = (
+        r"WARNING: the model learned nothing: its loss, \d.*guessing, 2.\d+. Try another learning"
+    )
+    assert re.search(words, capsys.readouterr().out)
+    labels = np.repeat(np.arange(10), 20)
+    for loss, accuracy, told in [(2.3, 0.11, True), (2.2, 0.11, False), (3.0, 0.6, False)]:
+        metrics = {"loss": loss, "accuracy": accuracy}
+        assert bool(results_lib.learned_nothing(metrics, labels, config)) is told
+    rare = np.repeat([0, 1], [190, 10])  # To say 0 always is right in 95 %, at a loss of 0.199.
+    assert results_lib.learned_nothing({"loss": 0.2, "accuracy": 0.95}, rare, config)
+
+
+def test_an_evaluation_that_is_not_finite_is_an_error(config, finished, monkeypatch):
+    before = content(finished)
+
+    def diverged(*args):
+        sums, answers = eval_step(*args)
+        return sums | {"loss": sums["loss"] * jnp.nan}, answers
+
+    eval_step = train.jit_eval_step(Layout.create())
+    monkeypatch.setattr(train, "jit_eval_step", lambda layout: diverged)
+    with pytest.raises(UserError, match="loss of the evaluation after step 6 is nan: lower"):
+        runs.train_and_evaluate(config, finished)
+    assert content(finished) == before
 
 
 def test_several_steps_a_call_are_the_same_training(config, tmp_path, monkeypatch):
@@ -220,14 +373,13 @@ def test_seeds_go_on_where_they_were(several, tmp_path, capsys):
 
 def test_seeds_that_stand_at_different_steps_go_on_in_turn(several, tmp_path, capsys):
     several.schedule = "constant"
-    several.num_steps = 2
+    several.num_steps, several.num_seeds = 2, 2
     runs.train_and_evaluate(several, tmp_path / "run")
-    for seed in SEEDS[1:]:
-        shutil.rmtree(tmp_path / f"run/seed-{seed}")
-    several.num_steps, several.seeds_per_call = 4, 3
+    shutil.rmtree(tmp_path / "run/seed-6")
+    several.num_steps, several.seeds_per_call = 4, 2
     results = runs.train_and_evaluate(several, tmp_path / "run")
     out = capsys.readouterr().out
-    assert all(f"seed {seed} (of 5 to 7):" in out for seed in SEEDS)
+    assert all(f"seed {seed} (of 5 to 6):" in out for seed in (5, 6))
     several.seeds_per_call = 1
     expected = runs.train_and_evaluate(several, tmp_path / "straight")
     assert results["params_sha256"] == expected["params_sha256"]
@@ -248,11 +400,44 @@ def test_one_run_and_several_seeds_do_not_share_a_workdir(several, tmp_path):
 def test_seeds_of_another_training_are_refused(several, tmp_path):
     several.num_steps = 2
     runs.train_and_evaluate(several, tmp_path)
-    before = (tmp_path / "config.json").read_text()
-    several.learning_rate = 0.01
+    before = content(tmp_path)
+    several.num_steps = 1
+    with pytest.raises(UserError, match="step 2, beyond num_steps=1"):
+        runs.train_and_evaluate(several, tmp_path)
+    several.num_steps, several.learning_rate = 2, 0.01
     with pytest.raises(UserError, match=r"trained differently: learning_rate \(0.05 there, 0.01"):
         runs.train_and_evaluate(several, tmp_path)
-    assert (tmp_path / "config.json").read_text() == before
+    assert content(tmp_path) == before
+
+
+def test_where_the_sample_stands_in_all_say_so(several, tmp_path, monkeypatch):
+    """Also in workdirs of before, whose parent says "mnist"."""
+    monkeypatch.setattr(datasets, "_reachable", lambda url: False)
+    several.dataset, several.num_steps, several.num_seeds = "mnist", 2, 2
+    several.data_dir = str(tmp_path / "none")
+    for _ in range(2):
+        results = runs.train_and_evaluate(several, tmp_path / "run")
+        paths = [tmp_path / "run" / name for name in ("config.json", "seed-5/config.json")]
+        for config in (results["config"], *(json.loads(path.read_text()) for path in paths)):
+            assert config["dataset"] == "mnist_sample"
+        paths[0].write_text(paths[0].read_text().replace("mnist_sample", "mnist"))
+
+
+@pytest.mark.parametrize(
+    ("newest", "at_once", "groups"),
+    [
+        ([0, 0, 0, 0, 0], 4, [[0, 1, 2, 3], [4]]),
+        ([4, 2, 4, 2, 0], 4, [[0, 2], [1, 3], [4]]),
+        ([4, 4, 4], 1, [[0], [1], [2]]),
+    ],
+)
+def test_seeds_that_stand_at_one_step_go_on_together(tmp_path, newest, at_once, groups):
+    """So that none of them goes back, and loses what it has recorded since."""
+    workdirs = tuple(Workdir(tmp_path / str(i)) for i in range(len(newest)))
+    for workdir, step in zip(workdirs, newest, strict=True):
+        for kept in {1, step} - {0} if step else ():
+            (workdir.checkpoints / str(kept)).mkdir(parents=True)
+    assert runs._groups(list(range(len(newest))), workdirs, at_once) == groups
 
 
 def test_a_bad_loss_names_its_seed(several, tmp_path):

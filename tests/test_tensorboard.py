@@ -73,7 +73,7 @@ def test_parameters_that_are_not_finite_have_no_histogram(config, tmp_path):
     with ExitStack() as cleanup:
         records = Records([Workdir(tmp_path)], layout)
         cleanup.callback(records.close)
-        state = records.open([config], create_train_state(config))
+        state = records.open([config], {}, create_train_state(config))
         params = jax.tree.map(lambda x: x.at[0].set(jnp.inf), state.params["Dense_1"])
         state = state.replace(params=state.params | {"Dense_1": params})
         split = datasets.load("mnist_sample", ["test[:3]"]).splits[0]
@@ -116,7 +116,11 @@ def test_a_trace_of_some_steps(config, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("start", "many", "calls"),
-    [(0, 1, [12, 15]), (0, 5, [10, 15]), (0, 20, [0, 20]), (13, 1, [13, 15]), (15, 1, [])],
+    [
+        *((0, 1, [12, 15]), (0, 5, [10, 15]), (0, 20, [0, 20]), (13, 1, [13, 15]), (15, 1, [])),
+        (3, 5, [10, 15]),  # Single steps lead up to the calls of five.
+        (1, 20, [12, 15]),
+    ],
 )
 def test_a_trace_is_of_whole_calls(config, tmp_path, monkeypatch, start, many, calls):
     state = create_train_state(config)
@@ -125,12 +129,14 @@ def test_a_trace_is_of_whole_calls(config, tmp_path, monkeypatch, start, many, c
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: called.append(*now))
     config.num_steps, config.profile_steps = 100, "12:15"
     screen = Screen(100, 0)
-    profile = tensorboard.Profile(config, many, tmp_path, screen, Stopwatch())
-    for step in range(start, 100, many):
+    profile = tensorboard.Profile(config, tmp_path, screen, Stopwatch())
+    step = start
+    while step < 100:
+        count = 1 if step % many else many
         now[0] = step
-        profile.start(step, state)
-        now[0] = step + many
-        profile(step + many, state, {})
+        profile.start(step, count, state)
+        step = now[0] = step + count
+        profile(step, state, {})
     profile.close()
     assert called == calls
 

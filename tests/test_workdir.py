@@ -51,18 +51,18 @@ def test_another_training_is_refused_by_its_fields(workdir, config):
     config.seed = 5
     workdir.save(config)
     config.seed = 0
-    workdir.check(config, NETWORK)  # There is no checkpoint yet.
+    workdir.check(config)  # There is no checkpoint yet.
     workdir.save(config)
     (workdir.checkpoints / "8").mkdir(parents=True)
     config.num_steps = 9
     config.eval_every = 1
-    workdir.check(config, NETWORK)
+    workdir.check(config)
     config.dropout_rate = 0.1
     with pytest.raises(UserError, match=r"trained differently: dropout_rate \(0.4 there, 0.1 now"):
-        workdir.check(config, NETWORK)
+        workdir.check(config)
     config.dropout_rate, config.num_steps = 0.4, 7
     with pytest.raises(UserError, match=r"is at step 8, beyond num_steps=7"):
-        workdir.check(config, NETWORK)
+        workdir.check(config)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,8 @@ def test_another_network_is_refused_by_its_first_difference(
     workdir, config, part, name, value, difference
 ):
     workdir.save_start(0, config, NETWORK, None)
+    workdir.check_network({})  # There is no checkpoint yet.
+    (workdir.checkpoints / "8").mkdir(parents=True)
     workdir.check_network(NETWORK)
     changed = {name: value for name, value in (NETWORK[part] | {name: value}).items() if value}
     if difference is None:
