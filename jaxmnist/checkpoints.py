@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import logging
 import re
 import shutil
@@ -287,5 +288,7 @@ def _quiet() -> Iterator[None]:
 
 def _reason(e: Exception) -> str:
     """The last part of an error's first line: tensorstore puts what the system said there."""
+    if isinstance(e, json.JSONDecodeError):
+        return "a JSON file is cut off or damaged"
     first_line = (str(e).splitlines() or [type(e).__name__])[0]
     return first_line.rsplit(": ", 1)[-1][:200]

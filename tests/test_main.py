@@ -155,6 +155,14 @@ def test_a_finished_run_evaluates_again_and_eval_mode_agrees(command, uninterrup
     assert run.wait() == 0, run.err
     assert run.out.startswith("step 200: validation accuracy")
 
+    for field, sentence in (
+        ("dataset=cifar10", "error: dataset='cifar10' is not allowed: it must be one of mnist, "),
+        ("optimizer=adam", "cannot be set: optimizer ('sgd(momentum=0.9)' there, 'adam' now)"),
+    ):
+        run = command("main", f"--config.{field}", workdir=uninterrupted, mode="eval")
+        assert run.wait() == 1
+        assert sentence in run.err
+
     run = command(
         "main", workdir=uninterrupted, **RUN | {"config.seed": 1, "config.dropout_rate": 0}
     )
