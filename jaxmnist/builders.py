@@ -26,7 +26,7 @@ from tensorflow_datasets.image_classification import mnist as catalogue
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxmnist import idx, png
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, first_line
 
 SPLITS = ("train", "test")
 KINDS = ("images-idx3", "labels-idx1")
@@ -197,7 +197,7 @@ def read(
         labels = np.array([f["label"].int64_list.value[0] for f in features], np.int64)
     except Exception as e:
         raise UserError(
-            f"{builder.data_dir} is damaged ({str(e).splitlines()[0]}): delete that folder and "
+            f"{builder.data_dir} is damaged ({first_line(e)}): delete that folder and "
             "prepare it again."
         ) from e
     return images, labels

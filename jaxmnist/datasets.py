@@ -1,7 +1,6 @@
 """A dataset's name -> its splits as arrays: prepared by tfds, or the bundled sample."""
 
 import dataclasses
-import sys
 import threading
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Integer, UInt8
 
 from jaxmnist import builders, idx
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, first_line, warn
 
 SAMPLE = "mnist_sample"
 _SAMPLE_DIR = Path(__file__).parent / SAMPLE
@@ -152,8 +151,7 @@ def _download(name: str, builder: builders.Builder) -> None:
     except UserError:
         raise
     except Exception as e:
-        reason = str(e).splitlines()[0]
-        raise UserError(f"{name} could not be downloaded ({reason}). {get_it}") from e
+        raise UserError(f"{name} could not be downloaded ({first_line(e)}). {get_it}") from e
 
 
 def _reachable(url: str) -> bool:
@@ -180,4 +178,4 @@ def _reachable(url: str) -> bool:
 
 def _warn(message: str) -> None:
     line = "!" * 80
-    print(f"{line}\nWARNING: {message}\n{line}", file=sys.stderr, flush=True)
+    warn(f"{line}\nWARNING: {message}\n{line}")

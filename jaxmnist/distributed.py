@@ -8,7 +8,7 @@ import pickle
 import re
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmnist import rendezvous
-from jaxmnist.errors import UserError
+from jaxmnist.errors import STDERR, STDOUT, UserError, first_line
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ def _heir() -> subprocess.Popen:
     """A process that repeats the last line that it got, unless it is empty, when we have ended."""
     script = 'while read -r line; do last=$line; done; [ -z "$last" ] || echo "error: $last" >&2'
     return subprocess.Popen(
-        ["sh", "-c", script], stdin=subprocess.PIPE, text=True, start_new_session=True
+        ["sh", "-c", script], stdin=subprocess.PIPE, encoding="utf-8", start_new_session=True
     )
 
 
@@ -127,11 +127,11 @@ def leave(status: int, words: str = "") -> None:
         with contextlib.suppress(OSError):
             _heir().communicate()
         if status:
-            # A launcher repeats its signal to those that are left.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            print(words, end="", file=sys.stderr)
-            sys.stdout.flush()
-            sys.stderr.flush()
+            if threading.current_thread() is threading.main_thread():
+                # A launcher repeats its signal to those that are left.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            print(words, end="", file=STDERR, flush=True)
+            STDOUT.flush()
             if is_first():
                 time.sleep(1)  # Others that fail alike are to end by themselves: JAX aborts them.
     finally:
@@ -194,4 +194,4 @@ def explained() -> Iterator[None]:
         # What XLA raises begins with a status; some of it comes as ValueError.
         if jax.process_count() == 1 or not re.match("[A-Z_]+: ", str(e)):
             raise
-        raise UserError(f"{_LOST} (JAX says: {str(e).splitlines()[0][:200]}).") from e
+        raise UserError(f"{_LOST} (JAX says: {first_line(e)[:200]}).") from e

@@ -1,6 +1,9 @@
-"""How a command stops for what is no bug, in one sentence for its user."""
+"""What a command says to its user, and how it stops for what is no bug: in one sentence."""
 
+import codecs
 import signal
+import sys
+from typing import Any
 
 
 class UserError(Exception):
@@ -13,3 +16,85 @@ class Interrupted(Exception):
     def __init__(self, signum: int, step: int):
         super().__init__(f"{signal.Signals(signum).name}: stopped after step {step}")
         self.signum = signum
+
+
+def first_line(e: BaseException, *, with_type: bool = False) -> str:
+    """The first line of an error's message; where it has none, the name of the error's type.
+
+    Args:
+      e: an error of somebody else's.
+      with_type: whether the name of its type comes first.
+    """
+    name = type(e).__name__
+    line = next((line.strip() for line in str(e).splitlines() if line.strip()), "")
+    return (f"{name}: {line}" if with_type else line) if line else name
+
+
+class Output:
+    """Standard output or standard error for what a run says beside its work.
+
+    It never raises: the record of a run is its workdir, so what cannot be encoded is replaced, and
+    what cannot be written, to a closed pipe or a full disk, is lost. Always the stream that
+    `sys` has now, as with `print`.
+
+    Attributes:
+      has_lost: whether something could not be written.
+    """
+
+    def __init__(self, name: str):
+        self._name = name
+        self.has_lost = False
+
+    def write(self, text: str) -> None:
+        stream = getattr(sys, self._name)
+        try:
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:
+                stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding))
+        except Exception:  # Whatever a program, a notebook or a test put in the stream's place.
+            self.has_lost = True
+
+    def flush(self) -> None:
+        try:
+            getattr(sys, self._name).flush()
+        except Exception:
+            self.has_lost = True
+
+    def isatty(self) -> bool:
+        try:
+            return getattr(sys, self._name).isatty()
+        except Exception:
+            return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(getattr(sys, self._name), name)
+
+
+STDOUT, STDERR = Output("stdout"), Output("stderr")
+
+
+def say(text: str) -> None:
+    """Prints a line of a run's on standard output; never raises."""
+    print(text, file=STDOUT, flush=True)
+
+
+def warn(text: str) -> None:
+    """Prints a line on standard error; never raises."""
+    print(text, file=STDERR, flush=True)
+
+
+def _bytes_or_question_mark(e: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(e, UnicodeEncodeError):
+        raise e
+    one = UnicodeEncodeError(e.encoding, e.object, e.start, e.start + 1, e.reason)
+    try:
+        return codecs.lookup_error("surrogateescape")(one)
+    except UnicodeEncodeError:
+        return "?", e.start + 1
+
+
+# For a stream that people read: a file's name that is no text keeps its bytes, and a character
+# that the stream's encoding lacks becomes a question mark.
+REPLACE = "jaxmnist.replace"
+codecs.register_error(REPLACE, _bytes_or_question_mark)

@@ -1,7 +1,7 @@
 """What happens every so many steps: small objects that the training loop calls after its calls."""
 
 import signal
-import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxmnist import device, distributed
-from jaxmnist.errors import Interrupted, UserError
+from jaxmnist.errors import Interrupted, UserError, warn
 from jaxmnist.logs import Screen, Stopwatch
 from jaxmnist.records import Records
 from jaxmnist.train_state import TrainState
@@ -170,8 +170,12 @@ class Checkpoint:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within, SIGTERM and SIGINT end the loop after the call that is under way."""
-        caught = (signal.SIGTERM, signal.SIGINT)
+        """Within, SIGTERM and SIGINT end the loop after the call that is under way.
+
+        Only the main thread can handle signals: in another one, nothing changes.
+        """
+        in_main = threading.current_thread() is threading.main_thread()
+        caught = (signal.SIGTERM, signal.SIGINT) if in_main else ()
         before = [signal.signal(s, self._handle) for s in caught]
         try:
             yield
@@ -182,11 +186,7 @@ class Checkpoint:
     def _handle(self, signum: int, frame) -> None:
         self._signum = signum
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        print(
-            f"{signal.Signals(signum).name}: writing a checkpoint; Ctrl-C stops at once.",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn(f"{signal.Signals(signum).name}: writing a checkpoint; Ctrl-C stops at once.")
 
 
 def describe(step: int, split: str, runs: list[dict[str, float]]) -> str:

@@ -1,7 +1,6 @@
 """Where metrics go: metrics.jsonl and TensorBoard in the workdir, lines or a bar on screen."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from jaxmnist.config import FREE_TO_CHANGE
+from jaxmnist.errors import STDOUT, say
 from jaxmnist.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class MetricWriter:
         self.seconds = max((r["seconds"] for r in kept), default=0.0)
         self.latest = {r["split"]: {k: r[k] for k in ("loss", "accuracy")} for r in kept}
         new = workdir.metrics.with_name(".metrics.jsonl.new")
-        new.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        new.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
         new.replace(workdir.metrics)
-        self._file = workdir.metrics.open("a", buffering=1)
+        self._file = workdir.metrics.open("a", buffering=1, encoding="utf-8")
         self._workdir, self._step = workdir, step
         self._events: dict[str, EventFile] = {}
 
@@ -93,14 +93,17 @@ class MetricWriter:
 
 
 class Screen:
-    """Progress on standard output: a bar on a terminal, plain lines elsewhere, or nothing."""
+    """Progress on standard output: a bar on a terminal, plain lines elsewhere, or nothing.
+
+    Nothing here fails for what the output does: see errors.Output.
+    """
 
     def __init__(self, num_steps: int, step: int, *, quiet: bool = False):
         self._bar = None
         self._num_steps, self._quiet = num_steps, quiet
-        if sys.stdout.isatty() and not quiet:
+        if STDOUT.isatty() and not quiet:
             self._bar = tqdm(
-                total=num_steps, initial=step, unit="step", file=sys.stdout, dynamic_ncols=True
+                total=num_steps, initial=step, unit="step", file=STDOUT, dynamic_ncols=True
             )
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
@@ -114,18 +117,17 @@ class Screen:
             return
         speed = metrics["steps_per_second"]
         left = tqdm.format_interval((self._num_steps - step) / speed)
-        print(
+        say(
             f"step {step}/{self._num_steps}  loss {loss}  accuracy {accuracy}  "
-            f"{speed:.1f} steps/s  {left} left",
-            flush=True,
+            f"{speed:.1f} steps/s  {left} left"
         )
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.write(text, file=sys.stdout)
+            self._bar.write(text, file=STDOUT)
         elif not self._quiet:
-            print(text, flush=True)
+            say(text)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -136,7 +138,7 @@ def read_records(workdir: Workdir) -> Iterator[dict]:
     """The whole lines of metrics.jsonl; a line that was cut off by a crash ends them."""
     if not workdir.metrics.exists():
         return
-    for line in workdir.metrics.read_text().splitlines():
+    for line in workdir.metrics.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
         except ValueError:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from jaxmnist import pictures
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, warn
 from jaxmnist.main import run
 
 _AT_ONCE = 200  # Pictures that are read before the next answers.
@@ -43,8 +43,6 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
 
     device.cache_compilations()
     model = inference.load(workdir)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # A file's name may be no text.
     names, status = _names(images), 0
     while group := list(itertools.islice(names, _AT_ONCE)):
         digits = []
@@ -52,7 +50,7 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
             try:
                 digits.append((name, _read(name)))
             except UserError as e:
-                print(f"error: {e}", file=sys.stderr, flush=True)
+                warn(f"error: {e}")
                 status = 1
         if not digits:
             continue

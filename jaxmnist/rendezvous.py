@@ -38,6 +38,10 @@ def meet(coordinator: str, num_processes: int, process_id: int, timeout: float) 
         ) from None
 
 
+def _readline(caller: socket.socket) -> str:
+    return caller.makefile(encoding="utf-8", errors="replace").readline()
+
+
 def _receive(port: int, num_processes: int, deadline: float, timeout: float) -> None:
     try:
         both = socket.has_dualstack_ipv6()
@@ -65,7 +69,7 @@ def _receive(port: int, num_processes: int, deadline: float, timeout: float) -> 
                 continue
             try:
                 caller.settimeout(2)
-                count, process_id = map(int, caller.makefile().readline().split())
+                count, process_id = map(int, _readline(caller).split())
             except (OSError, ValueError):
                 continue  # Not one of ours.
             if count != num_processes:
@@ -88,7 +92,7 @@ def _call(address: tuple[str, int], who: str, deadline: float) -> None:
                 caller.sendall(who.encode())
                 # Process 0 has its own deadline, and tells who is missing.
                 caller.settimeout(left + 5)
-                answer = caller.makefile().readline().strip()
+                answer = _readline(caller).strip()
             if answer == "come":
                 return
             if answer:

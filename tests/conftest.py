@@ -1,5 +1,7 @@
 """What tests share: the bundled sample, small configs, and the commands as real processes."""
 
+import errno
+import io
 import os
 import shutil
 import signal
@@ -147,6 +149,19 @@ def prepared_mnist(source_dir, once):
         assert run.out.strip() == f"mnist is prepared in {data_dir}/mnist/3.0.1"
 
     return once("mnist", prepare)
+
+
+def unwritable(code=errno.ENOSPC):
+    """An ASCII stream on a full disk, or with another error's code."""
+
+    class Raw(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, data):
+            raise OSError(code, os.strerror(code))
+
+    return io.TextIOWrapper(Raw(), encoding="ascii")
 
 
 class Command:

@@ -153,3 +153,13 @@ def test_the_whole_of_mnist(prepared_mnist):
     assert dataset.name == "mnist"
     assert [len(s) for s in dataset.splits] == [55_000, 5_000, 10_000]
     assert np.bincount(dataset.splits[2].labels)[:3].tolist() == [980, 1135, 1032]
+
+
+def test_a_failure_without_words_has_a_name(monkeypatch, tmp_path):
+    def fail(*args):
+        raise EOFError
+
+    monkeypatch.setattr(requests, "head", lambda *args, **kwargs: None)
+    monkeypatch.setattr(builders, "prepare", fail)
+    with pytest.raises(UserError, match=r"kmnist could not be downloaded \(EOFError\)\. To get it"):
+        datasets.load("kmnist", ["test"], str(tmp_path))

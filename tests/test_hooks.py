@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -122,3 +123,17 @@ def test_evaluation_pauses_the_stopwatch(log, state, records):
     assert evaluation.latest == [{"loss": 0.5, "accuracy": 0.75}]
     assert records.latest("test") == evaluation.latest
     assert watch.paused > 0
+
+
+def test_outside_the_main_thread_signals_are_left_alone(log, records):
+    checkpoint, entered = hooks.Checkpoint(100, 100, records, log), []
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+
+    def train():
+        with checkpoint.on_signals():
+            entered.append([signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)])
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert entered == [before]

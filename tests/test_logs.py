@@ -1,6 +1,8 @@
 """Metrics on disk survive a restart; the screen shows lines."""
 
+import io
 import json
+import sys
 import time
 
 import pytest
@@ -77,3 +79,18 @@ def test_the_stopwatch_leaves_pauses_out(monkeypatch):
         now += 70
     now += 2
     assert watch.seconds() == 107
+
+
+def test_a_bar_whose_terminal_is_gone(monkeypatch):
+    class Gone(io.StringIO):
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    screen = Screen(1000, 0)
+    screen.progress(100, METRICS | {"steps_per_second": 10.0})
+    screen.line("hello")
+    screen.close()
