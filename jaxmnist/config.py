@@ -2,17 +2,17 @@
 
 import difflib
 import math
+import os
 import re
 import runpy
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from jaxmnist import datasets, optimizers
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, first_line
 from jaxmnist.optimizers import DECAYS
 
 
@@ -91,7 +91,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
-def load(path: str | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def load(path: str | os.PathLike | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
     """The config of an experiment file (default: the paper's), with fields overridden.
 
     Args:
@@ -101,7 +101,7 @@ def load(path: str | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
     Raises:
       UserError: the file is no config, or an override is none of its fields or of another type.
     """
-    config = _run_file(path) if path else get_config()
+    config = get_config() if path is None else _run_file(path)
     override(config, overrides)
     return config
 
@@ -190,17 +190,22 @@ def eval_name(config: ConfigDict) -> str:
     return "test" if bases == {"test"} else "validation"
 
 
-def _run_file(path: str) -> ConfigDict:
-    if not Path(path).is_file():
+def _run_file(text: str | os.PathLike) -> ConfigDict:
+    from jaxmnist.workdir import local_path  # Here, since workdir imports this module.
+
+    path = local_path(text, "--config", as_pattern=False)
+    if not path.is_file():
         raise UserError(f"--config={path}: there is no such file.")
     try:
-        config = runpy.run_path(path)["get_config"]()
+        found = runpy.run_path(str(path))
+        if "get_config" not in found:
+            raise UserError(f"--config={path}: it lacks 'get_config'.")
+        config = found["get_config"]()
     except UserError:
         raise
-    except KeyError as e:
-        raise UserError(f"--config={path}: it lacks {e}.") from e
-    except Exception as e:
-        raise UserError(f"--config={path}: it fails with {type(e).__name__}: {e}") from e
+    except (Exception, SystemExit) as e:
+        reason = first_line(e, with_type=True)
+        raise UserError(f"--config={path}: it fails with {reason}") from e
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={path}: get_config() returns no ConfigDict.")
     return config
@@ -218,6 +223,10 @@ def _parse(field: str, text: str) -> Any:
     wanted = get_config().get_type(field)
     if field == "data_dir" and text in ("", "None"):
         return None
+    if field == "data_dir":
+        from jaxmnist.workdir import local_path  # Here, since workdir imports this module.
+
+        return str(local_path(text, "data_dir"))
     try:
         if wanted is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]

@@ -106,7 +106,7 @@ def create_app(model: "Model", host: str = "127.0.0.1") -> Any:
     from starlette.responses import HTMLResponse, JSONResponse, Response
     from starlette.routing import Route
 
-    html = _PAGE.read_text().replace("MAX_BYTES", str(MAX_BYTES))
+    html = _PAGE.read_text(encoding="utf-8").replace("MAX_BYTES", str(MAX_BYTES))
     one_at_a_time = asyncio.Lock()
 
     async def page(request: Request) -> Response:

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,11 +32,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", help="the file to write; default: model.FORMAT in the workdir")
     parser.add_argument("--data_dir", help="tfds's folder; default: the run's")
     args = parser.parse_args(argv)
-    output = Path(args.output or Path(args.workdir) / f"model{SUFFIXES[args.format]}")
-    return run(lambda: _export(args.workdir, args.format, output, args.data_dir))
+    return run(lambda: _export(args.workdir, args.format, args.output, args.data_dir))
 
 
-def _export(workdir: str, kind: str, output: Path, data_dir: str | None) -> None:
+def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | None) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     import jax
 
@@ -45,6 +43,9 @@ def _export(workdir: str, kind: str, output: Path, data_dir: str | None) -> None
     from jaxmnist import workdir as workdir_lib
     from jaxmnist.checkpoints import fingerprint
 
+    output = workdir_lib.local_path(workdir, "--workdir") / f"model{SUFFIXES[kind]}"
+    if output_file is not None:
+        output = workdir_lib.local_path(output_file, "--output", as_pattern=False)
     build, check = {"onnx": (to_onnx, _run_onnx), "stablehlo": (to_stablehlo, _run_stablehlo)}[kind]
     device.cache_compilations()
     model = inference.load(workdir, dtype="float32")

@@ -22,7 +22,7 @@ from jaxmnist.train_state import (
     create_train_state,
     describe_network,
 )
-from jaxmnist.workdir import Workdir
+from jaxmnist.workdir import Workdir, local_path
 
 
 class Predictions(NamedTuple):
@@ -90,7 +90,7 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
     Raises:
       UserError: the workdir holds no run, several, no whole checkpoint, or another network.
     """
-    record = Workdir(Path(workdir))
+    record = Workdir(local_path(workdir, "workdir"))
     config = record.load_config()
     if config is None:
         raise UserError(f"{workdir} holds no run: train there first.")
@@ -112,7 +112,7 @@ def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets
       config: the run's.
       data_dir: tfds's folder, in place of the run's.
     """
-    where = data_dir or config.data_dir
+    where = config.data_dir if data_dir is None else str(local_path(data_dir, "data_dir"))
     return datasets.load(config.dataset, [config.eval_split], where, allow_sample=False)
 
 

@@ -2,11 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from jaxmnist import builders
 from jaxmnist.errors import UserError
 from jaxmnist.main import run
+from jaxmnist.workdir import local_path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,10 +24,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    source = Path(args.source_dir)
+    source = local_path(args.source_dir, "--source_dir", as_pattern=False)
     if not source.is_dir():
         raise UserError(f"--source_dir={source}: there is no such folder.")
-    builder = builders.create(args.dataset, args.data_dir)
+    data_dir = None if args.data_dir is None else str(local_path(args.data_dir, "--data_dir"))
+    builder = builders.create(args.dataset, data_dir)
     is_new = not builder.data_path.exists()
     builders.prepare(builder, source)
     print(f"{args.dataset} {'is' if is_new else 'was already'} prepared in {builder.data_dir}")

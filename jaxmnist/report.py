@@ -29,11 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--data_dir", help="tfds's folder; default: the runs'")
     args = parser.parse_args(argv)
-    output = Path(args.output or Path(args.workdir) / "report.html")
-    return run(lambda: _report([args.workdir, *args.compare], output, args.data_dir))
+    return run(lambda: _report([args.workdir, *args.compare], args.output, args.data_dir))
 
 
-def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
+def _report(workdirs: list[str], output_file: str | None, data_dir: str | None) -> None:
     try:
         import jinja2
         import matplotlib  # noqa: F401
@@ -41,8 +40,11 @@ def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
         raise UserError(f"the report needs {e.name}: pip install 'jaxmnist[report]'.") from None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import device, figures, mistakes, themes
-    from jaxmnist.workdir import write_bytes, write_text
+    from jaxmnist.workdir import local_path, write_bytes, write_text
 
+    output = local_path(workdirs[0], "--workdir") / "report.html"
+    if output_file is not None:
+        output = local_path(output_file, "--output", as_pattern=False)
     device.cache_compilations()
     runs = [analyse(workdir, data_dir) for workdir in workdirs]
     first = runs[0]
@@ -61,7 +63,7 @@ def _report(workdirs: list[str], output: Path, data_dir: str | None) -> None:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    page = environment.from_string(_TEMPLATE.read_text()).render(
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         runs=[(each, themes.LIGHT.of_run(i), themes.DARK.of_run(i)) for i, each in enumerate(runs)],
         **{name: _as_base64(pictures) for name, pictures in drawn.items()},
         **_words(runs),
@@ -81,9 +83,9 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
     """A run's newest model on its evaluation split; raises UserError as inference.load does."""
     from jaxmnist import inference, logs
     from jaxmnist.analysis import Analysis
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.workdir import Workdir, local_path
 
-    record = Workdir(Path(workdir))
+    record = Workdir(local_path(workdir, "workdir"))
     model = inference.load(workdir)
     dataset = inference.load_evaluation(model.config, data_dir)
     (split,) = dataset.splits

@@ -67,6 +67,9 @@ def test_a_bad_value_is_named_with_what_is_allowed(field, text, sentence):
     ("body", "sentence"),
     [
         ("x = 1", "it lacks 'get_config'"),
+        ("def get_config(): return {}['a']", "fails with KeyError: 'a'"),
+        ("def get_config(): raise ValueError", "fails with ValueError$"),
+        ("import sys; sys.exit('no GPU')", "fails with SystemExit: no GPU"),
         ("def get_config(): return 5", "returns no ConfigDict"),
         ("def get_config(): return 1 / 0", "fails with ZeroDivisionError"),
         ("def get_config(:", "fails with SyntaxError"),
@@ -79,6 +82,17 @@ def test_a_file_that_is_no_config(tmp_path, body, sentence):
         config_lib.load(str(path))
     with pytest.raises(UserError, match="no such file"):
         config_lib.load(str(tmp_path / "none.py"))
+    with pytest.raises(UserError, match="--config is empty: give it a path"):
+        config_lib.load("")
+
+
+def test_paths_in_the_config(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x[1].py").write_text("from jaxmnist.config import get_config")
+    config = config_lib.load("~/x[1].py", [("data_dir", "~/data")])
+    assert config.data_dir == f"{tmp_path}/data"
+    with pytest.raises(UserError, match="data_dir=gs://a/b is a URL"):
+        config_lib.load(None, [("data_dir", "gs://a/b")])
 
 
 def test_a_field_that_an_experiment_file_adds_or_mistypes():
