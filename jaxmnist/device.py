@@ -17,11 +17,45 @@ import platformdirs
 import psutil
 
 from jaxmnist import __version__
+from jaxmnist.errors import UserError, first_line
 
 # Since 0.10.2 jaxlib gives convolutions to YNNPACK, which uses one core for them. This keeps it
 # for matrix products alone: on the plain layers a step takes 75 ms instead of 99 on two cores. On
 # cpu_layers, all products, it gains nothing, but keeps a young library to what we test.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
+# What changes results of JAX's options, with JAX's defaults; and such variables of XLA's.
+_OPTIONS = {
+    "jax_allow_f16_reductions": True,
+    "jax_default_matmul_precision": None,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_disable_jit": False,
+    "jax_disable_most_optimizations": False,
+    "jax_enable_custom_prng": False,
+    "jax_enable_x64": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_optimization_level": "UNKNOWN",
+    "jax_random_seed_offset": 0,
+    "jax_threefry_gpu_kernel_lowering": False,
+    "jax_threefry_partitionable": True,
+}
+_VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
+
+
+def check() -> None:
+    """Raises UserError if JAX finds no device of the kind that it is told to use."""
+    platforms = jax.config.values["jax_platforms"]
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as e:
+        if not platforms:
+            raise
+        reason = f" ({first_line(e)})" if str(e) else ""
+        raise UserError(
+            f"JAX finds no device for JAX_PLATFORMS={platforms}{reason}: install what it needs, as "
+            "in 'jaxmnist[cuda]', or leave that variable out."
+        ) from e
 
 
 @functools.cache
@@ -57,13 +91,16 @@ def cache_compilations() -> None:
 
     One folder a processor: what was compiled for another may not run on this one.
     """
+    check()
     if jax.config.values["jax_compilation_cache_dir"]:
         return
     instructions = hashlib.sha256((_cpuinfo("flags|Features") or "").encode()).hexdigest()[:8]
     kind = re.sub(r"\W+", "-", f"{jax.default_backend()} {_processor()} {instructions}")
-    folder = Path(platformdirs.user_cache_dir("jaxmnist")) / "compiled" / kind
-    with contextlib.suppress(OSError):  # Without a cache everything still works.
-        folder.mkdir(parents=True, exist_ok=True)
+    # Without a cache everything still works: RuntimeError, or "~", where there is no home.
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = Path(platformdirs.user_cache_dir("jaxmnist")) / "compiled" / kind
+        if folder.is_absolute():
+            folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -79,6 +116,15 @@ def describe() -> dict[str, str | int]:
         "processes": jax.process_count(),
         "processor": _processor(),
         "threads": num_threads(),
+    }
+
+
+def options() -> dict[str, bool | int | str | None]:
+    """JAX's options that can change a result, where they are not JAX's defaults; and XLA's."""
+    values = jax.config.values
+    return {
+        **{name: values[name] for name, default in _OPTIONS.items() if values[name] != default},
+        **{name: os.environ[name] for name in _VARIABLES if os.environ.get(name)},
     }
 
 
@@ -121,7 +167,7 @@ def _processor() -> str:
 def _cpuinfo(name: str) -> str | None:
     """What Linux says of the first core."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     match = re.search(rf"^(?:{name})\s*:\s*(.+)$", text, re.MULTILINE)

@@ -53,6 +53,7 @@ def collect(
     common = {"seconds": seconds, "peak_memory_bytes": device.peak_memory_bytes()}
     num_examples = {name: len(split) for name, split in counts}
     machine = {"device": device.describe(), "versions": device.versions()}
+    machine["options"] = device.options()
     return [
         {
             "dataset": {"name": dataset.name, "num_examples": num_examples},
@@ -109,6 +110,7 @@ def over_seeds(
         "params_sha256": [each["params_sha256"] for each in results],
         "device": first["device"],
         "versions": first["versions"],
+        "options": first.get("options", {}),
         "config": config.to_dict(),
     }
 

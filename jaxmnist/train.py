@@ -4,7 +4,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -219,7 +219,7 @@ def train(
         )
         checkpoint = hooks.Checkpoint(config.checkpoint_every, last, records, log)
 
-        with checkpoint.on_signals(), jax.transfer_guard("disallow"):
+        with checkpoint.on_signals(), _no_hidden_transfers():
             step = start
             while step < last:
                 # Single steps lead up to the calls of several, and end the run.
@@ -285,6 +285,14 @@ def _compile(
     with _timed(seconds, "compile"):
         jit_train_step(count, layout).lower(state, batch).compile()
     return state
+
+
+def _no_hidden_transfers() -> AbstractContextManager[None]:
+    """Within, only what is asked for moves between host and device.
+
+    Unless nothing is compiled (JAX_DISABLE_JIT): each operation then moves its own constants.
+    """
+    return jax.transfer_guard("allow" if jax.config.values["jax_disable_jit"] else "disallow")
 
 
 @contextmanager

@@ -7,9 +7,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import platformdirs
 import pytest
 
 from jaxmnist import device
+from jaxmnist.errors import UserError
 
 
 def test_description():
@@ -66,3 +68,55 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_process_figures():
     assert 0 < device.process_seconds() < 86_400
     assert device.peak_memory_bytes() > 50 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (AssertionError(), "no device for JAX_PLATFORMS=cuda: install what it needs"),
+        (RuntimeError("no libtpu\nmore"), r"JAX_PLATFORMS=cuda \(no libtpu\): install"),
+    ],
+)
+def test_a_device_that_is_asked_for_and_not_there(raised, sentence, monkeypatch):
+    def devices():
+        raise raised
+
+    monkeypatch.setattr(jax, "devices", devices)
+    monkeypatch.setitem(os.environ, "JAX_PLATFORMS", "")
+    with pytest.raises(type(raised)):
+        device.check()
+    with monkeypatch.context() as m:
+        m.setattr(type(jax.config), "values", {"jax_platforms": "cuda"})
+        with pytest.raises(UserError, match=sentence):
+            device.check()
+
+
+def test_options_that_change_numbers_are_recorded(monkeypatch):
+    for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"):
+        monkeypatch.delenv(name, raising=False)
+    assert device.options() == {}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    with jax.default_matmul_precision("highest"), jax.enable_x64(True), jax.disable_jit():
+        assert device.options() == {
+            "jax_default_matmul_precision": "highest",
+            "jax_disable_jit": True,
+            "jax_enable_x64": True,
+            "XLA_FLAGS": "--xla_cpu_enable_fast_math=true",
+        }
+
+
+def test_where_nobody_is_at_home_nothing_is_cached(monkeypatch, tmp_path):
+    def refuse(name):
+        raise RuntimeError("could not determine the home directory")
+
+    before = jax.config.values["jax_compilation_cache_dir"]
+    monkeypatch.chdir(tmp_path)
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        for user_cache_dir in (refuse, lambda name: f"~/.cache/{name}"):  # Newer; older versions.
+            monkeypatch.setattr(platformdirs, "user_cache_dir", user_cache_dir)
+            device.cache_compilations()
+            assert jax.config.values["jax_compilation_cache_dir"] is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert list(tmp_path.iterdir()) == []

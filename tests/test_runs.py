@@ -36,6 +36,7 @@ def test_a_run_leaves_a_whole_record(config, tmp_path):
     assert all(value > 0 for value in results["seconds"].values())
     assert {"jax", "jaxlib", "python", "flax", "optax"} <= set(results["versions"])
     assert {"platform", "kind", "processor", "threads"} <= set(results["device"])
+    assert results["options"] == device.options()
     assert results["config"] == config.to_dict()
 
     records = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

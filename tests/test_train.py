@@ -8,10 +8,11 @@ import pytest
 
 from jaxmnist import cpu_layers, train
 from jaxmnist.checkpoints import fingerprint
-from jaxmnist.input_pipeline import Examples
+from jaxmnist.input_pipeline import Examples, ShuffledBatches
 from jaxmnist.models import CNN
 from jaxmnist.optimizers import Optimizer
-from jaxmnist.train_state import TrainState, create_train_state
+from jaxmnist.sharding import Layout
+from jaxmnist.train_state import TrainState, create_train_state, data_keys
 from tests.test_models import reference
 
 
@@ -166,3 +167,13 @@ def test_layers_are_chosen_by_platform(config, monkeypatch):
         states[platform] = create_train_state(config)
         assert states[platform].apply_fn.__self__.conv_pool is conv_pool
     assert len({fingerprint(state.params) for state in states.values()}) == 1
+
+
+def test_the_loop_s_guard(sample):
+    """It refuses what nobody asked for, but not a program that is to run without compilation."""
+    layout = Layout.create()
+    with train._no_hidden_transfers(), pytest.raises(jax.errors.JaxRuntimeError, match="isallowed"):
+        jnp.add(sample[0].labels, 1)
+    with jax.disable_jit(), train._no_hidden_transfers():
+        batch = ShuffledBatches(sample[0], data_keys([0], layout), 20, layout)(0)
+    assert batch["image"].shape == (20, 28, 28, 1)
