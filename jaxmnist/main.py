@@ -1,15 +1,27 @@
 """The command line: flags in, train_and_evaluate or an evaluation out."""
 
 import argparse
+import atexit
+import contextlib
+import io
 import logging
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from jaxmnist.errors import Interrupted, UserError
+from jaxmnist.errors import REPLACE, STDOUT, Interrupted, UserError, say, warn
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal came while nothing had to be saved first."""
+
+    def __init__(self, signum: int):
+        super().__init__()
+        self.signum = signum
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,36 +33,101 @@ def main(argv: list[str] | None = None) -> int:
 def run(command: Callable[[], None]) -> int:
     """Runs a command for a person: what they can mend and what stopped it become one sentence.
 
-    Returns the exit status: 0; 1 for an error; 128 and the signal's number for a signal.
+    In a thread that is not the main one no signals are handled, and all else is the same.
+
+    Returns the exit status: 0; 1 for an error, also where an answer cannot be written to standard
+    output (what a training run prints is none: its record is the workdir); 128 and the signal's
+    number for a signal.
     """
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    _open_streams()
     _silence_libraries()
+    with _signals():
+        status = _run(command)
+    _release_streams()
+    return status
+
+
+def _run(command: Callable[[], None]) -> int:
     status = 0
     try:
         command()
+        if not STDOUT.has_lost:
+            sys.stdout.flush()  # Here, so that a failure is told of as any other.
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        warn(f"error: {e}")
         status = 1
     except BrokenPipeError:  # Whoever read our lines has enough of them.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""
-        print(f"error: {e.strerror or e}{where}.", file=sys.stderr)
+        warn(f"error: {e.strerror or e}{where}.")
         status = 1
     except Interrupted as e:
-        print(f"{e}; the same command resumes it.", file=sys.stderr)
+        warn(f"{e}; the same command resumes it.")
         status = 128 + e.signum
-    except KeyboardInterrupt:
-        print("stopped.", file=sys.stderr)
-        status = 128 + signal.SIGINT
+    except KeyboardInterrupt as e:
+        warn("stopped.")
+        status = 128 + (e.signum if isinstance(e, _Stopped) else signal.SIGINT)
     except SystemExit as e:
-        status = int(e.code or 0)
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
+        if isinstance(e.code, str):
+            warn(f"error: {e.code}")
     except BaseException:
         _leave(1, traceback.format_exc())
         raise
     _leave(status)
     return status
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Within, a first SIGTERM or Ctrl-C unwinds what is under way; a second ends the process.
+
+    Otherwise the second would be raised in the clean-up after the first, which may be any code.
+    """
+    before: dict[int, Any] = {}
+
+    def stop(signum: int, frame: object) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        raise _Stopped(signum)
+
+    if threading.current_thread() is threading.main_thread():
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # Not under nohup.
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, stop)
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _open_streams() -> None:
+    """Makes standard input, output and error usable whatever they are."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # Closed (">&-"): the next file that is opened would get its number, and with it what
+            # libraries print. The null device gets it, the lowest that is free.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            stream = os.fdopen(fd, "w" if fd else "r", encoding="utf-8", closefd=False)
+            setattr(sys, name, stream)
+    STDOUT.has_lost = False
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=REPLACE)
+
+
+def _release_streams() -> None:
+    """Drops what could not be written: the interpreter would complain of it as it ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _leave(status: int, words: str = "") -> None:
@@ -65,6 +142,10 @@ def _silence_libraries() -> None:
     default = sys.unraisablehook
 
     def hook(unraisable):
+        if isinstance(unraisable.exc_value, _Stopped):  # Lost in a callback of a library's.
+            warn("stopped.")
+            _leave(128 + unraisable.exc_value.signum)
+            os._exit(128 + unraisable.exc_value.signum)
         # Where one of tensorstore's reads or writes fails, the others find its loop closed.
         if str(unraisable.exc_value) != "Event loop is closed":
             default(unraisable)
@@ -97,7 +178,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[tuple[str, str]]]:
     together.add_argument(
         "--join_timeout",
         type=float,
-        default=300,
+        default=300.0,
         help="seconds to wait for the rest: %(default)g",
     )
     args, rest = parser.parse_known_args(argv)
@@ -126,27 +207,28 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
     from jaxmnist import device, distributed, hooks, results, runs
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.workdir import Workdir, local_path
 
+    workdir = local_path(args.workdir, "--workdir")
     distributed.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout)
     device.keep_freed_memory()
     device.cache_compilations()
     if args.mode == "eval":
-        config = distributed.from_first(Workdir(Path(args.workdir)).load_config)
+        config = distributed.from_first(Workdir(workdir).load_config)
         if config is None:
-            raise UserError(f"{args.workdir} holds no run to evaluate: train there first.")
+            raise UserError(f"{workdir} holds no run to evaluate: train there first.")
         config_lib.override(config, overrides)
         config_lib.check(config)
         name = config_lib.eval_name(config)
-        for seed, step, metrics in runs.evaluate_checkpoints(config, args.workdir):
+        for seed, step, metrics in runs.evaluate_checkpoints(config, workdir):
             if distributed.is_first():
                 which = f"seed {seed}: " if config.num_seeds > 1 else ""
                 print(which + hooks.describe(step, name, [metrics]))
         return
     config = config_lib.load(args.config, overrides)
-    found = runs.train_and_evaluate(config, args.workdir)
+    found = runs.train_and_evaluate(config, workdir)
     if distributed.is_first():
-        print(results.summary(found, config_lib.eval_name(config), args.workdir))
+        say(results.summary(found, config_lib.eval_name(config), workdir))
 
 
 if __name__ == "__main__":

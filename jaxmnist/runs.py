@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 from jaxmnist import config as config_lib
 from jaxmnist import datasets, device, distributed, hooks
 from jaxmnist import results as results_lib
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, say
 from jaxmnist.inference import newest_state
 from jaxmnist.input_pipeline import Data
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train import evaluate, jit_eval_step, train
 from jaxmnist.train_state import describe_network
-from jaxmnist.workdir import Workdir, write_json
+from jaxmnist.workdir import Workdir, local_path, write_json
 
 
 def train_and_evaluate(
@@ -39,11 +39,12 @@ def train_and_evaluate(
       UserError: what a user can mend.
       Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
     """
+    record, data = Workdir(local_path(workdir, "workdir")), data or Data()
+    device.check()
     config_lib.check(config)
     config = config.copy_and_resolve_references()
     for count in {_at_once(config), config.num_seeds % _at_once(config) or _at_once(config)}:
         _check_batch(config, count)
-    record, data = Workdir(Path(workdir)), data or Data()
     since = 0.0 if data.is_empty() else device.process_seconds()
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
         distributed.check_same(config.to_json(), "the config")
@@ -60,8 +61,10 @@ def evaluate_checkpoints(
     config: ConfigDict, workdir: str | Path
 ) -> list[tuple[int, int, dict[str, float]]]:
     """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy)."""
+    record = Workdir(local_path(workdir, "workdir"))
+    device.check()
     config_lib.check(config)
-    saved = Workdir(Path(workdir)).load_config() or config
+    saved = record.load_config() or config
     # What is fitted to the data is read from the checkpoint, so changing how is no evaluation.
     changed = config_lib.changed_training(saved, config, ("dataset", "dtype", "seed"))
     if changed:
@@ -71,8 +74,8 @@ def evaluate_checkpoints(
     layout, data = Layout.create(), Data()
     _, (_, examples) = data.load(config, layout)
     found, eval_fn = [], jit_eval_step(layout)
-    for each, record in _each_seed(config, Workdir(Path(workdir))):
-        state = newest_state(each, record, layout)
+    for each, of_seed in _each_seed(config, record):
+        state = newest_state(each, of_seed, layout)
         metrics = evaluate(eval_fn, state, examples, config.eval_batch_size, layout).metrics
         found.append((each.seed, int(fetch(state.step)), hooks.each_run(metrics)[0]))
     return found
@@ -132,7 +135,7 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
     for group in groups:
         if distributed.is_first():
             names = ", ".join(str(configs[i].seed) for i in group)
-            print(f"seed {names} (of {configs[0].seed} to {configs[-1].seed}):", flush=True)
+            say(f"seed {names} (of {configs[0].seed} to {configs[-1].seed}):")
             for i in group:
                 workdirs[i].path.mkdir(exist_ok=True)
         found = train([configs[i] for i in group], [workdirs[i] for i in group], data, since)
@@ -167,6 +170,9 @@ def _disk_explained(record: Workdir) -> Iterator[None]:
     try:
         yield
     except OSError as e:
+        within = record.path.absolute()
+        if isinstance(e.filename, str) and not Path(e.filename).absolute().is_relative_to(within):
+            raise  # It names what is at fault.
         raise UserError(
             f"cannot write in {record.path} ({e.strerror or e}): make room or choose another "
             "workdir; what was there before is whole."

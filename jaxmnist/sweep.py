@@ -7,10 +7,9 @@ import itertools
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from jaxmnist.errors import Interrupted, UserError
+from jaxmnist.errors import Interrupted, UserError, first_line, say, warn
 from jaxmnist.main import fields, run
 
 Fields = list[tuple[str, str]]
@@ -40,11 +39,11 @@ def _command(args: argparse.Namespace, overrides: Fields, swept: Fields) -> None
     from jaxmnist import config as config_lib
     from jaxmnist import device
     from jaxmnist.input_pipeline import Data
-    from jaxmnist.workdir import Workdir, write_text
+    from jaxmnist.workdir import Workdir, local_path, write_text
 
     device.keep_freed_memory()
     device.cache_compilations()
-    folder = Workdir(Path(args.workdir))
+    folder = Workdir(local_path(args.workdir, "--workdir"))
     grid = []
     for choice in choices(swept):
         config = config_lib.load(args.config, [*overrides, *choice])
@@ -61,12 +60,12 @@ def _command(args: argparse.Namespace, overrides: Fields, swept: Fields) -> None
     data = Data()
     with folder.locked():
         for i, (choice, config, workdir) in enumerate(grid):
-            print(f"run {i + 1} of {len(grid)}: {workdir.path.name}", flush=True)
+            say(f"run {i + 1} of {len(grid)}: {workdir.path.name}")
             rows.append({**dict(choice), **_run(config, workdir, data)})
             rows.sort(key=lambda row: (bool(row["failed"]), -(row["accuracy"] or 0), row["loss"]))
             write_text(folder.path / "sweep.csv", _csv(rows))
-    print(table(rows, config_lib.eval_name(grid[0][1])))
-    print(f"sweep.csv, and the workdir of each run, are in {folder.path}")
+    say(table(rows, config_lib.eval_name(grid[0][1])))
+    say(f"sweep.csv, and the workdir of each run, are in {folder.path}")
     failed = sum(bool(row["failed"]) for row in rows)
     if failed:
         raise UserError(f"{failed} of {len(rows)} runs failed; the same command tries them again.")
@@ -112,15 +111,14 @@ def _run(config, workdir, data) -> dict[str, Any]:
         results = workdir.finished(config) if config.num_seeds == 1 else None
         if results is None:
             results = runs.train_and_evaluate(config, workdir.path, data)
-            print(results_lib.summary(results, name, workdir.path), flush=True)
+            say(results_lib.summary(results, name, workdir.path))
         else:
-            print("it had finished before", flush=True)
+            say("it had finished before")
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as e:
-        reason = (str(e).splitlines() or [""])[0]
-        row["failed"] = reason if isinstance(e, UserError) else f"{type(e).__name__}: {reason}"
-        print(f"failed: {row['failed']}", file=sys.stderr, flush=True)
+        row["failed"] = first_line(e, with_type=not isinstance(e, UserError))
+        warn(f"failed: {row['failed']}")
         return row
     for metric in ("accuracy", "loss"):
         value = results[name][metric]

@@ -11,10 +11,15 @@ import struct
 import subprocess
 import sys
 import termios
+import textwrap
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from jaxmnist import device, main
+from tests.conftest import unwritable
 
 RUN = {
     "config.dataset": "mnist_sample",
@@ -270,3 +275,127 @@ def test_tensorflow_is_never_imported(tmp_path):
     args = [sys.executable, "-c", script, f"--workdir={tmp_path}", *flags]
     run = subprocess.run(args, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Calls the command here, with SHORT; the memory of the tests' process stays as it is."""
+    monkeypatch.setattr("jaxmnist.device.keep_freed_memory", lambda: None)
+    flags = [f"--{name}={value}" for name, value in SHORT.items()]
+    return lambda workdir, *more: main.main([f"--workdir={workdir}", *flags, *more])
+
+
+def test_a_run_that_cannot_print_ends_as_it_would_have(in_process, tmp_path, monkeypatch):
+    """Also where its last line has a character, the ± of several seeds, that ASCII lacks."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, unwritable())
+    assert in_process(tmp_path, "--config.num_seeds=2", "--config.num_steps=2") == 0
+    assert results(tmp_path)["seeds"] == [0, 1]
+
+
+def test_a_run_in_a_thread(in_process, tmp_path, capsys):
+    """As in Streamlit or Gradio, where signals are not ours to handle."""
+    before, found = signal.getsignal(signal.SIGTERM), []
+    thread = threading.Thread(target=lambda: found.append(in_process(tmp_path)))
+    thread.start()
+    thread.join()
+    assert found == [0], capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert results(tmp_path)["options"] == device.options()
+
+
+@pytest.mark.parametrize(
+    ("flag", "sentence"),
+    [
+        ("--workdir=", "error: --workdir is empty: give it a path."),
+        ("--workdir=gs://bucket/run", "error: --workdir=gs://bucket/run is a URL"),
+        ("--workdir=a[1]", "error: --workdir=a[1] is not allowed"),
+        ("--config=", "error: --config is empty: give it a path."),
+        ("--config.data_dir=gs://a/b", "error: data_dir=gs://a/b is a URL"),
+    ],
+)
+def test_paths_that_cannot_be(flag, sentence, in_process, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert in_process("run", flag) == 1
+    assert capsys.readouterr().err.startswith(sentence)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [(None, 0, ""), (3, 3, ""), ("no GPU", 1, "error: no GPU\n"), ((1, 2), 1, "")],
+)
+def test_an_exit_from_within(code, status, said, capsys):
+    assert main.run(lambda: sys.exit(code)) == status
+    assert capsys.readouterr().err == said
+
+
+def shell(script, command):
+    """Starts a shell's `script`, in which "$@" is main.run of `command`, the text of a function."""
+    code = (
+        "import os, sys, time\nfrom jaxmnist import errors, main\n"
+        f"{textwrap.dedent(command)}\nsys.exit(main.run(command))"
+    )
+    args = ["bash", "-c", script, "-", sys.executable, "-c", code]
+    return subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+ANSWER = "command = lambda: print('x' * 10_000)"
+SAYING = "command = lambda: errors.say('x' * 10_000)"
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "status", "said"),
+    [
+        (ANSWER, '"$@" > /dev/full', 1, "error: No space left on device.\n"),
+        (ANSWER, '"$@" | true; exit ${PIPESTATUS[0]}', 1, ""),
+        (ANSWER, '"$@" >&-', 0, ""),
+        (SAYING, '"$@" > /dev/full', 0, ""),
+        (SAYING, '"$@" | true; exit ${PIPESTATUS[0]}', 0, ""),
+        ("command = lambda: sys.exit(os.dup(0))", '"$@" <&- >&- 2>&-', 3, ""),
+        ("command = lambda: print(sys.stdin.read(), end='')", '"$@" <&-', 0, ""),
+    ],
+)
+def test_standard_streams_that_are_closed_or_full(command, script, status, said):
+    """An answer that is lost is an error, what a run says is none; no file gets 0, 1 or 2."""
+    process = shell(script, command)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err, out) == (status, said, "")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_there_is_anything_to_save(signum):
+    """The first unwinds, a second ends the process, in whatever clean-up it is by then."""
+    body = """
+    def command():
+        try:
+            print("started", flush=True)
+            time.sleep(60)
+        finally:
+            print("cleaning", flush=True)
+            time.sleep(SECONDS)
+    """
+    for seconds, status, said in ((0, 128 + signum, "stopped.\n"), (60, -signum, "")):
+        process = shell('exec "$@"', body.replace("SECONDS", str(seconds)))
+        assert process.stdout.readline() == "started\n"
+        process.send_signal(signum)
+        assert process.stdout.readline() == "cleaning\n"
+        if seconds:
+            process.send_signal(signum)
+        assert process.communicate(timeout=50)[1] == said
+        assert process.returncode == status
+
+
+def test_a_signal_that_a_callback_swallows_stops_all_the_same():
+    body = """
+    class Callback:
+        def __del__(self):
+            os.kill(os.getpid(), 2)
+            time.sleep(60)
+    def command():
+        Callback()
+        print("not reached")
+    """
+    process = shell('exec "$@"', body)
+    out, err = process.communicate(timeout=50)
+    assert (process.returncode, out, err) == (130, "", "stopped.\n")

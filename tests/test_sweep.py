@@ -3,12 +3,14 @@
 import csv
 import re
 import signal
+import sys
 
 import pytest
 
-from jaxmnist import sweep, train
+from jaxmnist import runs, sweep, train
 from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout
+from tests.conftest import unwritable
 from tests.test_main import SHORT
 
 FLAGS = [f"--{name}={value}" for name, value in SHORT.items() if name != "config.eval_split"]
@@ -100,6 +102,25 @@ def test_several_seeds_of_each(tmp_path, capsys):
         assert float(row["accuracy_std"]) >= 0
         assert (tmp_path / row["workdir"] / "seed-1/results.json").exists()
     assert re.search(r"0\.05 +0\.\d{4} ± 0\.\d{4}", capsys.readouterr().out)
+
+
+def test_what_cannot_be_printed_is_no_failure_of_a_run(tmp_path, monkeypatch):
+    metrics = {name: {"mean": 0.5, "std": 0.1, "each": [0.4, 0.6]} for name in ("accuracy", "loss")}
+    results = {"dataset": {"name": "mnist_sample"}, "seeds": [0, 1], "step": 4}
+    results |= {"validation": metrics, "seconds": {"total": 1.0}}
+    monkeypatch.setattr(runs, "train_and_evaluate", lambda *args: results)
+    monkeypatch.setattr(sys, "stdout", unwritable())
+    assert run(tmp_path, "--sweep.seed=0,2", "--config.num_seeds=2") == 0
+    assert [row["failed"] for row in rows(tmp_path)] == ["", ""]
+
+
+def test_a_failure_without_words_has_a_name(tmp_path, monkeypatch):
+    def fail(*args):
+        raise AssertionError
+
+    monkeypatch.setattr(runs, "train_and_evaluate", fail)
+    assert run(tmp_path, "--sweep.seed=0") == 1
+    assert [row["failed"] for row in rows(tmp_path)] == ["AssertionError"]
 
 
 @pytest.mark.parametrize(
