@@ -1,7 +1,9 @@
 """Convolution, pooling and ReLU as matrix products: the same function, faster on a CPU.
 
 Values and gradients are those of nn.Conv, MaxPool and nn.relu, to rounding: where maxima of a
-window are equal but for that, as in the black part of a digit, any of them gets the gradient.
+window are equal but for that, as in the black part of a digit, any of them gets the gradient. Of
+what is not finite the outputs are NaN, of a whole example or feature where the plain layers' are
+in a part of it.
 Inside, height and width come before batch and channels, so that every product is one of plain
 matrices.
 """
@@ -24,10 +26,12 @@ def conv_pool(
     else:
         pooled = _fourier_pool(x, kernel)
         # What would be exactly zero is a rounding error here. It must not open the ReLU: at the
-        # first step, when biases are zero, that is the black part of every digit.
+        # first step, when biases are zero, that is the black part of every digit. What is not
+        # finite stays so: an error that is NaN or infinite, times 0, is NaN.
         error = 4 * jnp.finfo(pooled.dtype).eps * jnp.abs(pooled).max((0, 1, 3), keepdims=True)
+        error = jax.lax.stop_gradient(error)
         y = pooled + bias
-        y = jnp.where(y > jax.lax.stop_gradient(error), y, 0)
+        y = jnp.where(y <= error, 0 * error, y)
     return y.transpose(2, 0, 1, 3)
 
 

@@ -74,6 +74,32 @@ def test_rounding_errors_do_not_open_a_relu_that_sees_only_zeros():
     assert not conv_pool(x, kernel, 0 * bias)[blind].any()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("what", ["example", "kernel", "bias"])
+@pytest.mark.parametrize("shape", SHAPES[2:4], ids=str)
+def test_what_is_not_finite_stays_so(shape, what, value):
+    """In both forms of the convolution: a CPU must not hide what other devices show."""
+    args = inputs(*shape, "float32")
+    i = {"example": 0, "kernel": 1, "bias": 2}[what]
+    place = {"example": (1, 4, 4, 0), "kernel": (1, 1, 0, 2), "bias": (2,)}[what]
+    args = [x.at[place].set(value) if j == i else x for j, x in enumerate(args)]
+
+    def values_and_gradients(function):
+        values, pull_back = jax.vjp(function, *args)
+        return values, pull_back(jnp.ones_like(values))
+
+    (found, found_grads), (expected, expected_grads) = (
+        jax.jit(values_and_gradients, static_argnums=0)(f) for f in (conv_pool, plain)
+    )
+    assert not np.isfinite(expected).all()
+    assert not np.isfinite(found[~np.isfinite(expected)]).any()
+    for a, b in zip(found_grads, expected_grads, strict=True):
+        assert np.isfinite(b).all() or not np.isfinite(a).all()
+    # Other examples, or other features, are none the worse.
+    rest = np.delete(found, 1, axis=0) if what == "example" else np.delete(found, 2, axis=3)
+    assert np.isfinite(rest).all()
+
+
 @pytest.mark.parametrize("shape", SHAPES[2:4], ids=str)
 def test_gradients_agree_with_finite_differences(shape):
     with jax.enable_x64(True):
