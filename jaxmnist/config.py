@@ -8,6 +8,7 @@ import runpy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -64,20 +65,34 @@ _DATASETS = datasets.names()
 _DTYPES = ("float32", "bfloat16")
 _PERIODS = ("log_every", "eval_every", "checkpoint_every")
 _PROFILE_STEPS = re.compile(r"(\d{1,18}):(\d{1,18})")
-_AT_LEAST_0 = (lambda value: value >= 0, "a whole number of at least 0")
-_AT_LEAST_1 = (lambda value: value >= 1, "a whole number of at least 1")
+
+
+def _whole(least: int, most: int | None = None) -> tuple[Callable[[Any], bool], str]:
+    if most is None:
+        return lambda value: value >= least, f"a whole number of at least {least}"
+    bounds = f"a whole number of at least {least} and at most {most:,}"
+    return lambda value: least <= value <= most, bounds
+
+
+_AT_LEAST_0, _AT_LEAST_1 = _whole(0), _whole(1)
+_INT32 = _whole(1, 2**31 - 1)  # What a device counts with.
+# Below the smallest normal one a device may take a number for 0.
+_FLOAT32_MIN, _FLOAT32_MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dataset": (lambda value: value in _DATASETS, f"one of {', '.join(_DATASETS)}"),
     "batch_size": _AT_LEAST_1,
-    "eval_batch_size": _AT_LEAST_1,
-    "num_steps": _AT_LEAST_1,
-    "learning_rate": (lambda value: 0 < value < math.inf, "a number above 0"),
+    "eval_batch_size": _INT32,
+    "num_steps": _INT32,
+    "learning_rate": (
+        lambda value: _FLOAT32_MIN <= value <= _FLOAT32_MAX,
+        f"a number above 0, in float32: from {_FLOAT32_MIN:.1e} to {_FLOAT32_MAX:.1e}",
+    ),
     "schedule": (lambda value: value in DECAYS, f"one of {', '.join(DECAYS)}"),
     "warmup_steps": _AT_LEAST_0,
     "dropout_rate": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
     "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
     "seed": (lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2**32"),
-    "num_seeds": _AT_LEAST_1,
+    "num_seeds": _whole(1, 10_000),  # Each has its workdir.
     "log_every": _AT_LEAST_1,
     "eval_every": _AT_LEAST_1,
     "checkpoint_every": _AT_LEAST_1,
@@ -136,6 +151,11 @@ def check(config: ConfigDict) -> None:
         )
     if config.seed + config.num_seeds > 2**32:
         raise UserError(f"num_seeds={config.num_seeds} is not allowed: seeds are below 2**32.")
+    if config.warmup_steps > config.num_steps:
+        raise UserError(
+            f"warmup_steps={config.warmup_steps} is not allowed: it must be at most "
+            f"num_steps={config.num_steps}."
+        )
     traced = profile_steps(config)
     if config.profile_steps and (not traced or traced.stop > config.num_steps):
         raise UserError(

@@ -44,6 +44,16 @@ def test_overrides_take_the_type_of_their_field():
         ("learning_rate", "fast", "learning_rate=fast is not allowed: it must be a number"),
         ("learning_rate", "nan", "learning_rate=nan is not allowed: it must be a number above 0"),
         ("learning_rate", "inf", "learning_rate=inf is not allowed"),
+        ("learning_rate", "1e-60", "learning_rate=1e-60 is not allowed: .* above 0, in float32"),
+        ("learning_rate", "1e-40", "learning_rate=1e-40 is not allowed"),
+        ("learning_rate", "1e39", r"learning_rate=1e\+39 is not allowed: .* to 3.4e\+38"),
+        ("num_steps", "3000000000", "num_steps=3000000000 .* at most 2,147,483,647"),
+        ("eval_batch_size", "4000000000", "eval_batch_size=4000000000 .* at most 2,147,483,647"),
+        ("num_seeds", "4294967296", "num_seeds=4294967296 .* at least 1 and at most 10,000"),
+        ("seed", "4294967296", r"seed=4294967296 is not allowed: .* below 2\*\*32"),
+        ("warmup_steps", "20001", "warmup_steps=20001 .* must be at most num_steps=20000"),
+        ("dropout_rate", "nan", "dropout_rate=nan is not allowed"),
+        ("profile_steps", "0:3000000000", "profile_steps=0:3000000000 is not allowed"),
         ("dropout_rate", "1.5", "dropout_rate=1.5 is not allowed: .* at least 0 and below 1"),
         ("dropout_rate", "1", "dropout_rate=1.0 is not allowed"),
         ("allow_sample", "maybe", "allow_sample=maybe is not allowed: it must be True or False"),
@@ -105,6 +115,21 @@ def test_a_field_that_an_experiment_file_adds_or_mistypes():
         config.batch_size = "100"
     with pytest.raises(UserError, match="batch_size='100' is not allowed: it must be a whole"):
         config_lib.check(config)
+
+
+def test_the_last_seeds_there_are():
+    config = config_lib.get_config()
+    config.seed, config.num_seeds = 2**32 - 2, 2
+    config_lib.check(config)
+    config.num_seeds = 3
+    with pytest.raises(UserError, match=r"num_seeds=3 is not allowed: seeds are below 2\*\*32"):
+        config_lib.check(config)
+
+
+def test_a_warm_up_that_takes_the_whole_run():
+    config = config_lib.get_config()
+    config.warmup_steps = config.num_steps
+    config_lib.check(config)
 
 
 def test_changed_training_names_only_what_trains_differently():
