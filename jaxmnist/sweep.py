@@ -2,15 +2,22 @@
 
 import argparse
 import csv
+import hashlib
 import io
 import itertools
+import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxmnist.errors import Interrupted, UserError, first_line, say, warn
 from jaxmnist.main import fields, run
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from jaxmnist.workdir import Workdir
 
 Fields = list[tuple[str, str]]
 
@@ -43,18 +50,27 @@ def _command(args: argparse.Namespace, overrides: Fields, swept: Fields) -> None
 
     device.keep_freed_memory()
     device.cache_compilations()
-    folder = Workdir(local_path(args.workdir, "--workdir"))
-    grid = []
-    for choice in choices(swept):
-        config = config_lib.load(args.config, [*overrides, *choice])
-        if "eval_split" not in dict([*overrides, *choice]):
-            _validate(config)
-        if config_lib.eval_name(config) == "test":
-            raise UserError(
-                f"a sweep chooses by its evaluation, so eval_split={config.eval_split!r} is not "
-                "allowed: take a part of the training set for it, and the rest as train_split."
-            )
-        grid.append((choice, config, Workdir(folder.path / _name(choice))))
+    folder, grid, valid = Workdir(local_path(args.workdir, "--workdir")), [], []
+    resolved: dict[str | None, str] = {}
+    for chosen in choices(swept):
+        config = config_lib.load(args.config, [*overrides, *chosen])
+        try:
+            config_lib.check(config)
+            _resolve(config, resolved)
+            if "eval_split" not in dict([*overrides, *chosen]):
+                _validate(config)
+            config_lib.check(config)  # Again: the sample has fewer examples.
+            refused = None
+        except UserError as e:
+            refused = e  # It is no reason to try none of the others: it becomes its row's.
+        choice = [(n, config.dataset if n == "dataset" else value) for n, value in chosen]
+        grid.append((choice, config, _workdir(folder, choice, config)))
+        if not refused:
+            _check_splits(config)
+            valid.append((config, grid[-1][2]))
+    if not valid and refused:
+        raise refused
+    _check_starts(valid)
 
     rows: list[dict[str, Any]] = []
     data = Data()
@@ -64,7 +80,7 @@ def _command(args: argparse.Namespace, overrides: Fields, swept: Fields) -> None
             rows.append({**dict(choice), **_run(config, workdir, data)})
             rows.sort(key=lambda row: (bool(row["failed"]), -(row["accuracy"] or 0), row["loss"]))
             write_text(folder.path / "sweep.csv", _csv(rows))
-    say(table(rows, config_lib.eval_name(grid[0][1])))
+    say(table(rows, config_lib.eval_name(valid[0][0])))
     say(f"sweep.csv, and the workdir of each run, are in {folder.path}")
     failed = sum(bool(row["failed"]) for row in rows)
     if failed:
@@ -80,11 +96,36 @@ def choices(swept: Fields) -> list[Fields]:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"--sweep.{name} is given twice: list all its values in one.")
-    values = [re.split(r",\s*(?![^(\[]*[)\]])", text) for _, text in swept]
+    values = [_split(text) for _, text in swept]
     return [list(zip(names, each, strict=True)) for each in itertools.product(*values)]
 
 
-def _validate(config) -> None:
+def _split(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [parts[0], *(part.lstrip() for part in parts[1:])]
+
+
+def _resolve(config: "ConfigDict", resolved: dict[str | None, str]) -> None:
+    """Names the sample where it stands in for MNIST, since the splits are cut from it then.
+
+    `resolved` has what was found before, by data_dir.
+    """
+    from jaxmnist import datasets
+
+    if config.dataset == "mnist" and config.allow_sample:
+        where = config.data_dir
+        if where not in resolved:
+            resolved[where] = datasets.load("mnist", ["test"], where).name
+        config.dataset = resolved[where]
+
+
+def _validate(config: "ConfigDict") -> None:
     """Lets the last twelfth of the training set take the place of the test set."""
     from jaxmnist import datasets
 
@@ -94,8 +135,100 @@ def _validate(config) -> None:
         config.eval_split = f"train[{count * 11 // 12}:]"
 
 
-def _name(choice: Fields) -> str:
-    return re.sub(r"[^\w.,=()\[\]:%+-]", "_", ",".join(f"{name}={value}" for name, value in choice))
+def _check_splits(config: "ConfigDict") -> None:
+    """Raises UserError if a choice by the evaluation would not be an honest one."""
+    from jaxmnist import datasets
+
+    train, evaluation = (
+        datasets.slice_of(config.dataset, split)
+        for split in (config.train_split, config.eval_split)
+    )
+    if any(base == "test" for base, _, _ in evaluation):
+        raise UserError(
+            f"a sweep chooses by its evaluation, so eval_split={config.eval_split!r} is not "
+            "allowed: take a part of the training set for it, and the rest as train_split."
+        )
+    for base, first, end in evaluation:
+        for _, start, stop in (part for part in train if part[0] == base):
+            both = range(max(first, start), min(end, stop))
+            if both:
+                raise UserError(
+                    f"a sweep chooses by its evaluation, so eval_split={config.eval_split!r} is "
+                    f"not allowed with train_split={config.train_split!r}: both have "
+                    f"{base}[{both.start}:{both.stop}], and no model is judged by what it was "
+                    "trained on."
+                )
+
+
+def _check_starts(runs: "Sequence[tuple[ConfigDict, Workdir]]") -> None:
+    """Raises UserError if some runs go on from another num_steps, and others do not, or elsewhere.
+
+    They have seen other schedules, so that one table cannot compare them.
+    """
+    from jaxmnist.workdir import Workdir
+
+    first: tuple[Path, list[tuple[int, int]]] | None = None
+    for config, workdir in runs:
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        several = [Workdir(workdir.path / f"seed-{seed}") for seed in seeds]
+        for record in [workdir] if config.num_seeds == 1 else several:
+            before = _continued(record, config.num_steps)
+            first = first or (record.path, before)
+            if before != first[1]:
+                raise UserError(
+                    f"{first[0]} {_told(first[1])}, and {record.path} {_told(before)}: one table "
+                    "cannot compare them; choose another workdir, or the num_steps of before."
+                )
+
+
+def _continued(record: "Workdir", num_steps: int) -> list[tuple[int, int]]:
+    """Where a run that is to have `num_steps` goes on from others: [(step, num_steps before)]."""
+    steps, saved = record.checkpoint_steps(), record.load_config()
+    if not steps or saved is None or max(steps) > num_steps:
+        return []
+    starts = [(each["step"], each["num_steps"]) for each in _starts(record)]
+    starts = starts or [(0, saved.num_steps)]
+    if starts[-1][1] != num_steps:
+        starts.append((max(steps), num_steps))
+    schedules: list[tuple[int, int]] = []
+    for start in starts:
+        schedules = [each for each in schedules if each[0] < start[0]]  # The rest was lost.
+        if not schedules or schedules[-1][1] != start[1]:
+            schedules.append(start)
+    return [(after[0], before[1]) for before, after in itertools.pairwise(schedules)]
+
+
+def _starts(record: "Workdir") -> list[dict[str, Any]]:
+    """Of each process that trained a run: from which "step", of "num_steps"; [] if not recorded."""
+    path = record.path / "run.json"
+    return json.loads(path.read_text()).get("starts", []) if path.exists() else []
+
+
+def _told(continued: list[tuple[int, int]]) -> str:
+    if not continued:
+        return "has one num_steps from the start"
+    return " and ".join(f"goes on at step {step} from num_steps={n}" for step, n in continued)
+
+
+def _workdir(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Workdir":
+    """Of a run: named by what was chosen, as far as every file system can, and unique."""
+    from jaxmnist.config import changed_training
+    from jaxmnist.workdir import Workdir
+
+    text = ",".join(f"{name}={value}" for name, value in choice)
+    name = re.sub(r"[^A-Za-z0-9_.,=()%+-]", "_", text)
+    # Some file systems ignore case, some a dot at the end.
+    if name != text.lower() or len(name) > 100 or name.endswith("."):
+        name = f"{name[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    # What sweeps that were started before are called; of checkpoints in one with brackets,
+    # orbax finds none.
+    old = Workdir(folder.path / re.sub(r"[^\w.,=()\[\]:%+-]", "_", text))
+    if old.path.name != name and len(old.path.name.encode()) < 256:
+        saved = old.load_config()
+        usable = "[" not in old.path.name or old.finished(config)
+        if usable and saved is not None and not changed_training(saved, config):
+            return old
+    return Workdir(folder.path / name)
 
 
 def _run(config, workdir, data) -> dict[str, Any]:
@@ -106,20 +239,19 @@ def _run(config, workdir, data) -> dict[str, Any]:
 
     row: dict[str, Any] = {"accuracy": None, "accuracy_std": None, "loss": None, "loss_std": None}
     row |= {"step": None, "seconds": None, "workdir": workdir.path.name, "failed": ""}
-    name = config_lib.eval_name(config)
+    before = None
     try:
-        results = workdir.finished(config) if config.num_seeds == 1 else None
-        if results is None:
-            results = runs.train_and_evaluate(config, workdir.path, data)
-            say(results_lib.summary(results, name, workdir.path))
-        else:
-            say("it had finished before")
-    except (Interrupted, KeyboardInterrupt):
+        before = workdir.finished(config) if config.num_seeds == 1 else None
+        results = before or runs.train_and_evaluate(config, workdir.path, data)
+    except Interrupted:  # Not the run's failure.
         raise
     except Exception as e:
         row["failed"] = first_line(e, with_type=not isinstance(e, UserError))
         warn(f"failed: {row['failed']}")
         return row
+    name = config_lib.eval_name(config)
+    summary = results_lib.summary(results, name, workdir.path)
+    say("it had finished before" if before else summary)
     for metric in ("accuracy", "loss"):
         value = results[name][metric]
         spread = value if isinstance(value, dict) else {"mean": value, "std": None}

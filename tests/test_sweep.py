@@ -1,15 +1,18 @@
 """A grid of runs: all its configs, none twice, the best first, and failures with their reasons."""
 
 import csv
+import json
 import re
 import signal
 import sys
 
 import pytest
 
+from jaxmnist import config as config_lib
 from jaxmnist import runs, sweep, train
 from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout
+from jaxmnist.workdir import Workdir
 from tests.conftest import unwritable
 from tests.test_main import SHORT
 
@@ -45,6 +48,14 @@ def _no_process_settings(monkeypatch):
         (
             [("optimizer", "sgd,adam(b1=0.9, b2=0.99),lion")],
             [[("optimizer", name)] for name in ("sgd", "adam(b1=0.9, b2=0.99)", "lion")],
+        ),
+        (
+            [("optimizer", "a(x=1, y=(2, 3)),b(y=((1, 2), 3), z=4)"), ("s", "t[:1],t[:2]+u[1:]")],
+            [
+                [("optimizer", name), ("s", split)]
+                for name in ("a(x=1, y=(2, 3))", "b(y=((1, 2), 3), z=4)")
+                for split in ("t[:1]", "t[:2]+u[1:]")
+            ],
         ),
     ],
 )
@@ -129,6 +140,28 @@ def test_a_failure_without_words_has_a_name(tmp_path, monkeypatch):
         (["--sweep.lr=1"], "lr=1 is not allowed: the config has no such field"),
         (["--sweep.seed=a"], "seed=a is not allowed: it must be a whole number"),
         (["--sweep.seed=0", "--config=none.py"], "there is no such file"),
+        (["--sweep.seed="], "seed= is not allowed: it must be a whole number"),
+        (["--sweep.seed=0", "--config.dataset=cifar10"], "dataset='cifar10' is not allowed"),
+        (["--sweep.seed=0", "--config.train_split=train["], "train_split: 'train[' names no"),
+        (
+            ["--sweep.seed=0", "--config.eval_split=train[3600:]"],
+            "not allowed with train_split='train': both have train[3600:4000], and no model",
+        ),
+        (
+            ["--sweep.train_split=train[:100],train[3500:3700]", "--config.eval_split=train[90%:]"],
+            "not allowed with train_split='train[3500:3700]': both have train[3600:3700]",
+        ),
+        (
+            ["--sweep.seed=0", "--config.train_split=test+train[:9]", "--config.eval_split=test"],
+            "a sweep chooses by its evaluation, so eval_split='test' is not",
+        ),
+        (
+            [
+                "--sweep.eval_split=train[3900:],train[3900:]+test[:10%]",
+                "--config.train_split=train[:99]",
+            ],
+            "so eval_split='train[3900:]+test[:10%]' is not allowed: take a part of the training",
+        ),
     ],
 )
 def test_mistakes_start_nothing(flags, sentence, tmp_path, capsys):
@@ -158,3 +191,158 @@ def test_killed_and_started_again(command, tmp_path):
     assert "it had finished before" in second.out
     assert re.search(r"resuming from step (10|15|20)", second.out)
     assert len(rows(tmp_path)) == 2
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The configs of the runs that a sweep starts, in place of the runs."""
+    configs = []
+
+    def start(config, workdir, data=None):
+        config_lib.check(config)
+        configs.append(config)
+        metrics = {"accuracy": 0.5, "loss": 1.0}
+        where = {"dataset": {"name": config.dataset}, "seconds": {"total": 1.0}}
+        return {"validation": metrics, "step": config.num_steps, **where}
+
+    monkeypatch.setattr("jaxmnist.runs.train_and_evaluate", start)
+    return configs
+
+
+def test_what_is_refused_is_a_row_among_others(started, tmp_path, capsys):
+    assert run(tmp_path, "--sweep.dataset=cifar10,mnist_sample") == 1
+    assert [config.dataset for config in started] == ["mnist_sample"]
+    found = rows(tmp_path)
+    assert [row["dataset"] for row in found] == ["mnist_sample", "cifar10"]
+    assert found[1]["failed"].startswith("dataset='cifar10' is not allowed: it must be one of")
+    assert "1 of 2 runs failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (AssertionError(), "AssertionError"),
+        (ValueError("\n"), "ValueError"),
+        (ValueError("a\nb"), "ValueError: a"),
+        (UserError("make room"), "make room"),
+    ],
+)
+def test_the_reason_of_a_failure(error, reason, config, tmp_path, monkeypatch):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("jaxmnist.runs.train_and_evaluate", fail)
+    assert sweep._run(config, Workdir(tmp_path), None)["failed"] == reason
+
+
+def test_a_line_that_nobody_reads_is_no_failure_of_the_run(started, config, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise BrokenPipeError
+
+    config.eval_split = "train[500:]"
+    monkeypatch.setattr("builtins.print", fail)
+    with pytest.raises(BrokenPipeError):
+        sweep._run(config, Workdir(tmp_path), None)
+    assert len(started) == 1
+
+
+def test_the_sample_in_place_of_mnist_is_split_as_the_sample(started, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxmnist.datasets._reachable", lambda url: False)
+    flags = ["--config.dataset=mnist", f"--config.data_dir={tmp_path}/none"]
+    assert run(tmp_path / "W", *flags, "--sweep.seed=0,1") == 0
+    for config in started:
+        assert config.dataset == "mnist_sample"
+        assert (config.train_split, config.eval_split) == ("train[:3666]", "train[3666:]")
+
+
+def name_of(field, value, folder, config):
+    return sweep._workdir(Workdir(folder), [(field, value)], config).path.name
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("learning_rate", "0.05"), ("learning_rate", "1e-3"), ("optimizer", "adam(b1=0.9)")],
+)
+def test_folders_are_called_by_what_was_chosen(field, value, config, tmp_path):
+    assert name_of(field, value, tmp_path, config) == f"{field}={value}"
+
+
+def test_folders_are_safe_and_unique_on_every_file_system(config, tmp_path):
+    values = ["train[:400]", "train[:800]", "train_:400_", "TRAIN[:400]", "a/b", "a\\b", "a b"]
+    values += ["a:b", "a*b", "Sgd", "sgd", "SGD", "ä", "1.", "1", "x" * 250, "x" * 251, "\n"]
+    names = [name_of("train_split", value, tmp_path, config) for value in values]
+    assert len({name.lower().rstrip(".") for name in names}) == len(values)
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9_.,=()%+-]{1,100}", name)
+    assert names == [name_of("train_split", value, tmp_path, config) for value in values]
+
+
+@pytest.mark.parametrize("chosen", ["adam(b1=0.9, b2=0.9)", "train[:400]"])
+def test_a_run_in_a_folder_of_the_former_name_goes_on(chosen, config, tmp_path):
+    """Unless it has brackets: of the checkpoints in those only finished runs have no need."""
+    former = "optimizer=adam(b1=0.9,_b2=0.9)" if "adam" in chosen else "optimizer=train[:400]"
+    old = Workdir(tmp_path / former)
+    old.path.mkdir()
+    assert name_of("optimizer", chosen, tmp_path, config) != former
+    old.save_config(config)
+    assert (name_of("optimizer", chosen, tmp_path, config) == former) is ("[" not in chosen)
+    old.results.write_text(json.dumps({"step": config.num_steps}))
+    assert name_of("optimizer", chosen, tmp_path, config) == former
+    config.batch_size += 1
+    assert name_of("optimizer", chosen, tmp_path, config) != former
+
+
+def record(folder, config, steps, starts=()):
+    """A workdir with checkpoints of some steps, as runs with `starts` leave it."""
+    for step in steps:
+        (folder / "checkpoints" / str(step)).mkdir(parents=True)
+    Workdir(folder).save_config(config)
+    if starts:
+        found = [{"step": step, "num_steps": num_steps} for step, num_steps in starts]
+        (folder / "run.json").write_text(json.dumps({"starts": found}))
+    return Workdir(folder)
+
+
+@pytest.mark.parametrize(
+    ("steps", "starts", "continued"),
+    [
+        ([2, 4], [(0, 4)], [(4, 4)]),
+        ([2], [(0, 4), (0, 4)], [(2, 4)]),
+        ([4], [], [(4, 6)]),  # From before run.json; its config says 6.
+        ([4, 8], [(0, 8)], []),
+        ([8], [(0, 8), (4, 8)], []),
+        ([8], [(0, 4), (2, 4), (4, 8), (6, 8)], [(4, 4)]),
+        ([8], [(0, 4), (4, 8), (2, 8)], [(2, 4)]),  # Of 4 the checkpoint was damaged.
+        ([8], [(0, 4), (0, 8)], []),  # It was lost before its first checkpoint.
+        ([], [(0, 4)], []),
+    ],
+)
+def test_where_a_run_goes_on_from_another_num_steps(steps, starts, continued, config, tmp_path):
+    workdir = record(tmp_path, config, steps, starts)
+    assert sweep._continued(workdir, 8) == continued
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_continued_and_fresh_runs_are_in_no_table_together(
+    num_seeds, started, config, tmp_path, capsys
+):
+    """And nothing is written; when all are continued alike, or none is, they are."""
+    flags = [f"--config.num_seeds={num_seeds}", "--config.num_steps=8"]
+    for i in (0, 10):
+        folder = tmp_path / f"seed={i}"
+        if num_seeds == 2:
+            folder.mkdir()
+            for seed in (i, i + 1):
+                record(folder / f"seed-{seed}", config, [4], [(0, 4)])
+        else:
+            record(folder, config, [4], [(0, 4)])
+    before = sorted(tmp_path.rglob("*"))
+    assert run(tmp_path, "--sweep.seed=0,10,20", *flags) == 1
+    wanted = r"seed=0\S* goes on at step 4 from num_steps=4, and .*seed=20\S* has one num_steps"
+    assert re.search(wanted, capsys.readouterr().err)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not started
+    if num_seeds == 1:
+        assert run(tmp_path, "--sweep.seed=0,10", *flags) == 0
+        assert run(tmp_path, "--sweep.seed=20,30", *flags) == 0
+        assert len(started) == 4
