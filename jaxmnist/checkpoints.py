@@ -36,7 +36,8 @@ def fingerprint(tree: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        # As bytes, since a buffer of bfloat16 has no name in Python.
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

@@ -87,7 +87,7 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
         },
         "largest_difference_of_logits": difference,
         "step": model.step,
-        "params_sha256": fingerprint(model.params),
+        "params_sha256": fingerprint(model.trained_params),
     }
     if kind == "stablehlo":
         about["platforms"] = PLATFORMS

@@ -38,16 +38,19 @@ class Model:
     Attributes:
       config: of its training.
       step: of the training step after which it is.
-      params: the network's parameters, NumPy arrays.
+      params: the network's, those to predict with, NumPy arrays.
+      trained_params: those that were trained, of which results.json has the fingerprint.
       class_names: what each class stands for.
     """
 
     def __init__(self, config: ConfigDict, state: TrainState, layout: Layout):
         self.config = config
         self.step = int(fetch(state.step))
-        self.params: dict[str, Any] = fetch(state.params)
+        params = state.eval_params
+        self.params: dict[str, Any] = fetch(params)
+        self.trained_params: dict[str, Any] = fetch(state.params)
         self.class_names = datasets.class_names(config.dataset)
-        self._layout, self._params = layout, state.params
+        self._layout, self._params = layout, params
         self._apply = _jit_apply(state.apply_fn, layout)
 
     def predict(self, images: ArrayLike) -> Predictions:

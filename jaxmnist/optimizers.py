@@ -5,8 +5,9 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,21 +16,39 @@ from ml_collections import ConfigDict
 
 from jaxmnist.errors import UserError
 
+T = TypeVar("T")
+
 DECAYS = ("constant", "linear", "cosine")
 
+# The learning rate's peak: a float, or the array that stands for it in a step.
+Hyperparams = dict[str, Any]
 
-Hyperparams = dict[str, Any]  # Floats, or the arrays that stand for them in a step.
+# What optax finds and we do not use, and why.
+_REFUSED = {
+    "contrib.dpsgd": "it needs the gradient of each example, and a run has that of their mean",
+    "contrib.schedule_free": "it wraps another optimizer, which no text can name: take "
+    "contrib.schedule_free_sgd or contrib.schedule_free_adamw",
+    "contrib.sophia": "it needs the loss itself for second derivatives, which a run does not give",
+    "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
+}
+_CONSTANT_RATE = ("rprop", "sm3")  # They take a number, and no schedule.
+# An optimizer may look at the number of axes and at their sizes: like the network's.
+_SHAPES = {
+    "Conv_0": {"kernel": (5, 5, 1, 32), "bias": (32,)},
+    "Dense_0": {"kernel": (3136, 1024), "bias": (1024,)},
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An optimizer of optax and its schedule, but for their numbers, which a step is given.
+    """An optimizer of optax and its schedule, but for the learning rate, which a step is given.
 
-    So runs that differ in these alone share a compiled step. Equal by value, for the same reason.
+    So runs that differ in this alone share a compiled step. Equal by value, for the same reason.
+    Other numbers stay Python's: of an array 1 - b2 is rounded to float32, of a float it is not.
 
     Attributes:
       name: optax's, such as "adamw" or "contrib.muon".
-      options: other keyword arguments, as Python literals.
+      options: its keyword arguments, as Python literals.
       decay: one of DECAYS.
       num_steps: of the schedule, with the warm-up.
       warmup_steps: of the linear warm-up from 0.
@@ -42,7 +61,12 @@ class Optimizer:
     warmup_steps: int
 
     def schedule(self, hyperparams: Hyperparams) -> optax.Schedule:
-        """Learning rate by step: a linear warm-up, then the decay, to 0 at the end."""
+        """Learning rate by step: a linear warm-up, then the decay, to 0 at the end.
+
+        polyak_sgd alone has none, but a bound on what it finds itself: then that.
+        """
+        if self.name == "polyak_sgd":
+            return optax.constant_schedule(self._kwargs.get("max_learning_rate", 1.0))
         peak = hyperparams["learning_rate"]
         rest = max(self.num_steps - self.warmup_steps, 1)
         decay = {
@@ -56,25 +80,42 @@ class Optimizer:
         return optax.join_schedules([ramp, decay], [self.warmup_steps])
 
     def __call__(self, hyperparams: Hyperparams) -> optax.GradientTransformationExtraArgs:
-        """optax's own, for these numbers."""
-        factory = _optimizers()[self.name]
-        kwargs = {name: ast.literal_eval(text) for name, text in self.options} | hyperparams
-        if "learning_rate" in inspect.signature(factory).parameters:
+        """optax's own, for this learning rate."""
+        kwargs = self._kwargs
+        if self.name in _CONSTANT_RATE:
+            kwargs["learning_rate"] = hyperparams["learning_rate"]
+        elif self.name != "polyak_sgd":
             kwargs["learning_rate"] = self.schedule(hyperparams)
-        else:
-            del kwargs["learning_rate"]  # polyak_sgd alone has none.
         # Extra arguments, so that optimizers that look at the loss (polyak_sgd, lbfgs) work too.
-        return optax.with_extra_args_support(factory(**kwargs))
+        return optax.with_extra_args_support(_optimizers()[self.name](**kwargs))
+
+    @property
+    def _kwargs(self) -> dict[str, Any]:
+        return {name: ast.literal_eval(text) for name, text in self.options}
+
+    @property
+    def averages(self) -> bool:
+        """Whether a network is evaluated with other parameters than those that are trained."""
+        return self.name.startswith("contrib.schedule_free")
+
+    def eval_params(self, opt_state: optax.OptState, params: T) -> T:
+        """The parameters to evaluate and to predict with: most often `params`, the trained ones.
+
+        Where `averages` is False, nothing of `opt_state` is read.
+        """
+        if not self.averages:
+            return params
+        return optax.contrib.schedule_free_eval_params(opt_state, params)
 
 
 def create_optimizer(config: ConfigDict) -> tuple[Optimizer, Hyperparams]:
-    """The optimizer of a config, such as "adamw(b1=0.95, weight_decay=1e-4)", and its numbers.
+    """The optimizer of a config, such as "adamw(b1=0.95, weight_decay=1e-4)", and its rate.
 
     `config.optimizer` names any of optax's ("adam", "contrib.muon"), with its keyword arguments
     as Python literals; the learning rate is the schedule's.
 
     Raises:
-      UserError: no such optimizer, or arguments that it refuses.
+      UserError: no such optimizer, arguments that it refuses, or one that a run cannot use.
     """
     where = f"optimizer={config.optimizer!r}"
     name, kwargs = _parse(config.optimizer)
@@ -82,23 +123,21 @@ def create_optimizer(config: ConfigDict) -> tuple[Optimizer, Hyperparams]:
     if factory is None:
         near = difflib.get_close_matches(name, _optimizers(), n=3) or ["sgd", "adam", "adamw"]
         raise UserError(f"{where}: optax has no optimizer {name!r}; near it: {', '.join(near)}.")
-    allowed = [p for p in inspect.signature(factory).parameters if p != "learning_rate"]
+    if name in _REFUSED:
+        raise UserError(f"{where} is not allowed: {_REFUSED[name]}.")
+    fields = ("learning_rate", "warmup_steps")
+    allowed = [p for p in inspect.signature(factory).parameters if p not in fields]
     for argument in kwargs:
         if argument not in allowed:
-            raise UserError(f"{where}: {name} takes {', '.join(allowed)}, not {argument!r}.")
-    numbers = {argument: value for argument, value in kwargs.items() if type(value) is float}
-    # Some optimizers decide by a number, and must know it: then it is an option.
-    for given in (numbers, {}):
-        options = tuple((a, repr(v)) for a, v in kwargs.items() if a not in given)
-        optimizer = Optimizer(name, options, config.schedule, config.num_steps, config.warmup_steps)
-        hyperparams = {"learning_rate": float(config.learning_rate)} | given
-        try:
-            jax.eval_shape(_try_step(optimizer), {"kernel": jnp.zeros((2, 2))}, hyperparams)
-            return optimizer, hyperparams
-        except Exception as e:
-            refusal = e
-    first_line = (str(refusal).splitlines() or [type(refusal).__name__])[0]
-    raise UserError(f"{where}: optax refuses it: {first_line}") from refusal
+            field = ", which is a field of the config" if argument in fields else ""
+            raise UserError(f"{where}: {name} takes {', '.join(allowed)}, not {argument!r}{field}.")
+    if not all(math.isfinite(n) for n in jax.tree.leaves(kwargs) if isinstance(n, int | float)):
+        raise UserError(f"{where} is not allowed: its numbers must be finite.")
+    options = tuple((argument, repr(value)) for argument, value in kwargs.items())
+    optimizer = Optimizer(name, options, config.schedule, config.num_steps, config.warmup_steps)
+    if refusal := _refusal(optimizer):
+        raise UserError(f"{where} is not allowed: {refusal}.")
+    return optimizer, {"learning_rate": float(config.learning_rate)}
 
 
 def _parse(expression: str) -> tuple[str, dict]:
@@ -129,13 +168,48 @@ def _optimizers() -> dict[str, Callable]:
     return found
 
 
-def _try_step(optimizer: Optimizer) -> Callable:
+@functools.cache
+def _refusal(optimizer: Optimizer) -> str:
+    """Why a run cannot use it; "" if it can: update, fetch, fingerprint, save and restore."""
+    if optimizer.name in _CONSTANT_RATE and (optimizer.decay, optimizer.warmup_steps) != (
+        "constant",
+        0,
+    ):
+        return f"{optimizer.name} takes no schedule: set schedule=constant and warmup_steps=0"
+    if optimizer.averages and not optimizer._kwargs.get("b1", 0.9) > 0:
+        return "its b1 must be above 0"
+
+    def loss_fn(params):
+        return sum(jnp.sum(x) for x in jax.tree.leaves(params))
+
     def step(params, hyperparams):
-        def loss(p):
-            return sum(jnp.sum(x) for x in jax.tree.leaves(p))
-
         tx = optimizer(hyperparams)
-        value, grad = jax.value_and_grad(loss)(params)
-        return tx.update(grad, tx.init(params), params, value=value, grad=grad, value_fn=loss)
+        before = tx.init(params)
+        value, grad = jax.value_and_grad(loss_fn)(params)
+        extra = {"value": value, "grad": grad, "value_fn": loss_fn}
+        updates, after = tx.update(grad, before, params, **extra)
+        return updates, before, after, optimizer.eval_params(after, params)
 
-    return step
+    params = jax.tree.map(_float32, _SHAPES, is_leaf=lambda x: isinstance(x, tuple))
+    try:
+        updates, before, after, _ = jax.eval_shape(step, params, {"learning_rate": _float32(())})
+    except Exception as e:
+        return f"optax refuses it: {(str(e).splitlines() or [type(e).__name__])[0]}"
+    if _shapes(updates) != _shapes(params):
+        return "its updates have other shapes than the parameters"
+    if _shapes(before) != _shapes(after):
+        return "its state changes its shape from step to step"
+    leaves = jax.tree.leaves(before)
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves):
+        return "its state holds a random key, which a checkpoint cannot"
+    if not all(leaf.size for leaf in leaves):
+        return "its state holds arrays of no elements, which a checkpoint cannot"
+    return ""
+
+
+def _float32(shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)

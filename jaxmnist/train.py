@@ -73,7 +73,7 @@ def eval_step(state: TrainState, batch: Batch) -> tuple[hooks.Metrics, Answers]:
 
     Those are "classes" int32 (batch,), and "confidence" float32 (batch,), their probabilities.
     """
-    logits = state.apply_fn({"params": state.params}, batch["image"])
+    logits = state.apply_fn({"params": state.eval_params}, batch["image"])
     loss = cross_entropy(logits, batch["label"])
     sums = {
         "loss": jnp.sum(loss, where=batch["mask"]),

@@ -31,7 +31,7 @@ class TrainState(struct.PyTreeNode):
       params: the network's parameters.
       opt_state: the optimizer's state.
       dropout_key: the masks of step s are drawn from fold_in(dropout_key, s).
-      hyperparams: the optimizer's numbers, float32.
+      hyperparams: the optimizer's learning rate, float32.
       apply_fn: the network's apply.
       optimizer: hyperparams -> optax's transformation; its schedule is for the metrics.
     """
@@ -43,6 +43,11 @@ class TrainState(struct.PyTreeNode):
     hyperparams: dict[str, Float[Array, "*runs"]]
     apply_fn: Callable = struct.field(pytree_node=False)
     optimizer: Optimizer = struct.field(pytree_node=False)
+
+    @property
+    def eval_params(self):
+        """The parameters to evaluate and to predict with: Optimizer.eval_params."""
+        return self.optimizer.eval_params(self.opt_state, self.params)
 
 
 IMAGE_SHAPE = (28, 28, 1)

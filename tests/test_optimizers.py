@@ -6,9 +6,14 @@ import numpy as np
 import optax
 import pytest
 
+from jaxmnist.checkpoints import Checkpoints, fingerprint
 from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
-from jaxmnist.optimizers import create_optimizer
+from jaxmnist.inference import Model
+from jaxmnist.optimizers import _optimizers, create_optimizer
+from jaxmnist.sharding import Layout, fetch
+from jaxmnist.train import eval_step
+from jaxmnist.train_state import TrainState
 
 
 def create(expression, learning_rate=0.1):
@@ -58,7 +63,12 @@ def test_arguments_reach_optax():
         ("sgd(momentum=x)", "is not a name with keyword arguments"),
         ("__import__('os').system('true')", "is not a name with keyword arguments"),
         ("adam(b1='high')", "optax refuses it"),
-        ("sgd(learning_rate=1.0)", "not 'learning_rate'"),
+        ("sgd(learning_rate=1.0)", "not 'learning_rate', which is a field of the config"),
+        ("contrib.schedule_free_sgd(warmup_steps=3)", "not 'warmup_steps', which is a field"),
+        ("contrib.schedule_free_sgd(b1=0.0)", "its b1 must be above 0"),
+        ("sgd(momentum=1e999)", "its numbers must be finite"),
+        ("contrib.muon(ns_coeffs=(1e999, 1.0, 1.0))", "its numbers must be finite"),
+        ("contrib.dpsgd(l2_norm_clip=1.0)", "it needs the gradient of each example"),
     ],
 )
 def test_what_is_no_optimizer(expression, sentence):
@@ -84,27 +94,201 @@ def test_schedules(name, middle):
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "shared"),
+    "expression", ["sgd(momentum=0.9)", "adamw(b1=0.8, weight_decay=0.1)", "contrib.muon"]
+)
+def test_optimizers_that_differ_in_the_learning_rate_alone_are_equal(expression):
+    """And so share a compiled step, which is given the rate."""
+    optimizers = []
+    for learning_rate in (0.1, 0.2):
+        config = get_config()
+        config.optimizer, config.learning_rate = expression, learning_rate
+        optimizer, hyperparams = create_optimizer(config)
+        assert hyperparams == {"learning_rate": learning_rate}
+        optimizers.append(optimizer)
+    assert optimizers[0] == optimizers[1]
+    assert hash(optimizers[0]) == hash(optimizers[1])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
     [
-        ("sgd(momentum=0.9)", "sgd(momentum=0.5)", True),
-        ("adamw(b1=0.8, weight_decay=0.1)", "adamw(b1=0.9, weight_decay=0.0)", True),
-        ("sgd(momentum=0.9)", "sgd(momentum=0.9, nesterov=True)", False),
-        ("adafactor(decay_rate=0.8)", "adafactor(decay_rate=0.7)", True),
-        ("lamb(b1=0.9)", "lamb(b1=0.8)", True),
-        # optax decides by this number, so it belongs to what is compiled.
-        (
-            "adafactor(min_dim_size_to_factor=64.0)",
-            "adafactor(min_dim_size_to_factor=128.0)",
-            False,
-        ),
+        ("sgd(momentum=0.9)", "sgd(momentum=0.5)"),
+        ("sgd(momentum=0.9)", "sgd(momentum=0.9, nesterov=True)"),
+        ("adafactor(min_dim_size_to_factor=64)", "adafactor(min_dim_size_to_factor=128)"),
     ],
 )
-def test_optimizers_that_differ_in_numbers_alone_are_equal(one, other, shared):
-    """And so share a compiled step, which is given the numbers."""
-    optimizers = []
-    for expression in (one, other):
-        config = get_config()
-        config.optimizer = expression
-        optimizers.append(create_optimizer(config)[0])
-    assert (optimizers[0] == optimizers[1]) is shared
-    assert (hash(optimizers[0]) == hash(optimizers[1])) is shared
+def test_optimizers_that_differ_otherwise_are_not(one, other):
+    assert create_one(one) != create_one(other)
+
+
+def create_one(expression):
+    config = get_config()
+    config.optimizer = expression
+    return create_optimizer(config)[0]
+
+
+PARAMS = {
+    "Conv_0": {"kernel": (3, 3, 1, 4), "bias": (4,)},
+    "Dense_0": {"kernel": (12, 6), "bias": (6,)},
+}
+
+
+@pytest.fixture
+def params(key):
+    """A tree of few values like the network's."""
+    return jax.tree.map(
+        lambda shape: jax.random.normal(key, shape), PARAMS, is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def distance(params):
+    return sum(jnp.sum((x - 3.0) ** 2) for x in jax.tree.leaves(params))
+
+
+def steps(create_tx, params, count=3):
+    """The parameters and the state after some updates, as a run does them."""
+
+    def step(params, state):
+        value, grad = jax.value_and_grad(distance)(params)
+        extra = {"value": value, "grad": grad, "value_fn": distance}
+        updates, state = create_tx().update(grad, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    options = {"xla_backend_optimization_level": 0}  # Compiled faster.
+    step = jax.jit(step, donate_argnums=(0, 1), compiler_options=options)
+    params = jax.tree.map(jnp.copy, params)
+    state = jax.jit(lambda p: create_tx().init(p), compiler_options=options)(params)
+    for _ in range(count):
+        params, state = step(params, state)
+    return params, state
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("adam(b1=0.9, b2=0.999, eps=1e-8)", optax.adam),
+        ("adamw(b2=0.999, weight_decay=1e-4)", optax.adamw),
+        ("lion(b1=0.9, b2=0.99)", optax.lion),
+        ("sgd(momentum=0.9)", lambda rate: optax.sgd(rate, 0.9)),
+        ("contrib.schedule_free_adamw(b1=0.9, b2=0.999)", optax.contrib.schedule_free_adamw),
+    ],
+)
+def test_numbers_that_are_written_are_those_that_optax_has_by_itself(written, plain, params):
+    """Bit for bit; the learning rate too, though a step is given it as an array."""
+    config = get_config()
+    config.update({"optimizer": written, "learning_rate": 0.03, "num_steps": 10})
+    optimizer, hyperparams = create_optimizer(config)
+    rate = {"learning_rate": np.float32(hyperparams["learning_rate"])}
+    ours = steps(lambda: optimizer(rate), params)
+    theirs = steps(lambda: plain(optax.cosine_decay_schedule(0.03, 10)), params)
+    assert fingerprint(ours) == fingerprint(theirs)
+
+
+REFUSED = {
+    "noisy_sgd": "its state holds a random key",
+    "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
+    "contrib.dpsgd": "it needs the gradient of each example",
+    "contrib.galore": "its state holds arrays of no elements",
+    "contrib.schedule_free": "it wraps another optimizer",
+    "contrib.sophia": "it needs the loss itself for second derivatives",
+}
+TRIED = [*_optimizers(), 'adam(mu_dtype="bfloat16")', 'contrib.muon(mu_dtype="bfloat16")']
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("optimizers"))
+    yield checkpoints
+    checkpoints.close()
+
+
+@pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
+@pytest.mark.parametrize("expression", TRIED)
+def test_every_optimizer_of_optax_works_or_is_refused(expression, params, checkpoints):
+    """All that a run does with it: updates, and its state fetched, told, saved and restored."""
+    if expression in REFUSED:
+        with pytest.raises(UserError, match=REFUSED[expression]):
+            create(expression)
+        return
+    tx = create(expression)
+    found, state = steps(lambda: tx, params)
+    assert distance(found) < distance(params) or expression == "contrib.cocob"
+    tree = {"step": jnp.zeros((), jnp.int32), "params": found, "opt_state": state}
+    tree = jax.tree.map(np.array, fetch(tree))
+    step = TRIED.index(expression)
+    checkpoints.save(step, tree)
+    checkpoints.wait()
+    restored = checkpoints.read(step, jax.tree.map(np.zeros_like, tree))
+    assert fingerprint(restored) == fingerprint(tree)
+
+
+@pytest.mark.parametrize("name", ["rprop", "sm3"])
+def test_optimizers_without_a_schedule(name):
+    config = get_config()
+    config.optimizer = name
+    wanted = f"{name} takes no schedule: set schedule=constant and warmup_steps=0"
+    for schedule, warmup_steps in (("cosine", 0), ("constant", 1)):
+        config.schedule, config.warmup_steps = schedule, warmup_steps
+        with pytest.raises(UserError, match=wanted):
+            create_optimizer(config)
+
+
+def test_schedule_free_is_evaluated_with_the_average(params):
+    """Of z, which is what SGD makes of the gradients that are taken in between."""
+    optimizer, rate, b1 = create_one("contrib.schedule_free_sgd(b1=0.8)"), 0.05, 0.8
+    assert optimizer.averages
+    y = params
+    z = [y]
+    for _ in range(4):
+        z.append(jax.tree.map(lambda z, y: z - rate * 2 * (y - 3.0), z[-1], y))
+        x = jax.tree.map(lambda *z: sum(z) / len(z), *z[1:])
+        y = jax.tree.map(lambda x, z: b1 * x + (1 - b1) * z, x, z[-1])
+    found, state = steps(lambda: create("contrib.schedule_free_sgd(b1=0.8)", rate), params, 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), found, y)
+    averaged = jax.jit(optimizer.eval_params)(state, found)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), averaged, x)
+
+
+def linear(variables, images):
+    return images.reshape(len(images), -1) @ variables["params"]["kernel"]
+
+
+@pytest.mark.parametrize("expression", ["contrib.schedule_free_adamw", "adamw"])
+def test_what_a_state_is_evaluated_and_predicts_with(expression, config, batch):
+    """The average where there is one, of each of several runs; else the trained parameters."""
+    optimizer = create_one(expression)
+    kernels = {"kernel": 0.1 * jax.random.normal(jax.random.key(0), (2, 784, 10))}
+
+    def make(params):
+        tx = optimizer({"learning_rate": 0.1})
+        grads, trained = {"kernel": params["kernel"] - 1}, params
+        opt_state = tx.init(params)
+        for _ in range(2):
+            updates, opt_state = tx.update(grads, opt_state, trained)
+            trained = optax.apply_updates(trained, updates)
+        return TrainState(
+            step=jnp.int32(2),
+            params=trained,
+            opt_state=opt_state,
+            dropout_key=jax.random.key(0),
+            hyperparams={},
+            apply_fn=linear,
+            optimizer=optimizer,
+        )
+
+    batch = batch | {"mask": jnp.ones(20, bool)}
+    both = jax.jit(jax.vmap(make))(kernels)
+    sums, _ = jax.jit(jax.vmap(eval_step, (0, None)))(both, batch)
+    for i in range(2):
+        state = jax.tree.map(lambda x, i=i: x[i], both)
+        wanted = state.params
+        if optimizer.averages:
+            wanted = optax.contrib.schedule_free_eval_params(state.opt_state, state.params)
+            assert np.abs(wanted["kernel"] - state.params["kernel"]).max() > 1e-3
+        logits = linear({"params": wanted}, batch["image"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        np.testing.assert_allclose(sums["loss"][i], losses.sum(), rtol=1e-5)
+        model = Model(config, state, Layout.create())
+        np.testing.assert_allclose(model.params["kernel"], wanted["kernel"], rtol=1e-6)
+        assert fingerprint(model.trained_params) == fingerprint(state.params)
+        np.testing.assert_allclose(model.logits(np.asarray(batch["image"])), logits, rtol=1e-4)
