@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import math
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ _REFUSED = {
     "contrib.dpsgd": "it needs the gradient of each example, and a run has that of their mean",
     "contrib.schedule_free": "it wraps another optimizer, which no text can name: take "
     "contrib.schedule_free_sgd or contrib.schedule_free_adamw",
-    "contrib.sophia": "it needs the loss itself for second derivatives, which a run does not give",
+    "contrib.sophia": "it needs second derivatives of the loss, which a run does not give",
     "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
 }
 _CONSTANT_RATE = ("rprop", "sm3")  # They take a number, and no schedule.
@@ -131,9 +131,9 @@ def create_optimizer(config: ConfigDict) -> tuple[Optimizer, Hyperparams]:
         if argument not in allowed:
             field = ", which is a field of the config" if argument in fields else ""
             raise UserError(f"{where}: {name} takes {', '.join(allowed)}, not {argument!r}{field}.")
-    if not all(math.isfinite(n) for n in jax.tree.leaves(kwargs) if isinstance(n, int | float)):
-        raise UserError(f"{where} is not allowed: its numbers must be finite.")
     options = tuple((argument, repr(value)) for argument, value in kwargs.items())
+    if any(re.search(r"\binf", text) for _, text in options):  # 1e999 is a literal.
+        raise UserError(f"{where} is not allowed: its numbers must be finite.")
     optimizer = Optimizer(name, options, config.schedule, config.num_steps, config.warmup_steps)
     if refusal := _refusal(optimizer):
         raise UserError(f"{where} is not allowed: {refusal}.")
@@ -147,6 +147,8 @@ def _parse(expression: str) -> tuple[str, dict]:
         if call.args or not isinstance(call.func, ast.Name | ast.Attribute):
             raise ValueError(expression)
         kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        if len(kwargs) < len(call.keywords):  # One is given twice.
+            raise ValueError(expression)
     except (SyntaxError, ValueError):
         raise UserError(
             f"optimizer={expression!r} is not a name with keyword arguments, "
@@ -171,13 +173,9 @@ def _optimizers() -> dict[str, Callable]:
 @functools.cache
 def _refusal(optimizer: Optimizer) -> str:
     """Why a run cannot use it; "" if it can: update, fetch, fingerprint, save and restore."""
-    if optimizer.name in _CONSTANT_RATE and (optimizer.decay, optimizer.warmup_steps) != (
-        "constant",
-        0,
-    ):
+    has_schedule = optimizer.decay != "constant" or optimizer.warmup_steps
+    if has_schedule and optimizer.name in _CONSTANT_RATE:
         return f"{optimizer.name} takes no schedule: set schedule=constant and warmup_steps=0"
-    if optimizer.averages and not optimizer._kwargs.get("b1", 0.9) > 0:
-        return "its b1 must be above 0"
 
     def loss_fn(params):
         return sum(jnp.sum(x) for x in jax.tree.leaves(params))
@@ -192,18 +190,20 @@ def _refusal(optimizer: Optimizer) -> str:
 
     params = jax.tree.map(_float32, _SHAPES, is_leaf=lambda x: isinstance(x, tuple))
     try:
+        if optimizer.averages and not optimizer._kwargs.get("b1", 0.9) > 0:
+            return "its b1 must be above 0"
         updates, before, after, _ = jax.eval_shape(step, params, {"learning_rate": _float32(())})
     except Exception as e:
         return f"optax refuses it: {(str(e).splitlines() or [type(e).__name__])[0]}"
     if _shapes(updates) != _shapes(params):
         return "its updates have other shapes than the parameters"
     if _shapes(before) != _shapes(after):
-        return "its state changes its shape from step to step"
+        return "its state changes its shape or type from step to step"
     leaves = jax.tree.leaves(before)
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves):
-        return "its state holds a random key, which a checkpoint cannot"
+        return "its state holds a random key, which no checkpoint can hold"
     if not all(leaf.size for leaf in leaves):
-        return "its state holds arrays of no elements, which a checkpoint cannot"
+        return "its state holds arrays of no elements, which no checkpoint can hold"
     return ""
 
 

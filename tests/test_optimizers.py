@@ -66,6 +66,9 @@ def test_arguments_reach_optax():
         ("sgd(learning_rate=1.0)", "not 'learning_rate', which is a field of the config"),
         ("contrib.schedule_free_sgd(warmup_steps=3)", "not 'warmup_steps', which is a field"),
         ("contrib.schedule_free_sgd(b1=0.0)", "its b1 must be above 0"),
+        ("contrib.schedule_free_sgd(b1='a')", "optax refuses it"),
+        ("adamw(mask={1: True, 'a': True})", "optax refuses it"),
+        ("sgd(momentum=0.9, momentum=0.5)", "is not a name with keyword arguments"),
         ("sgd(momentum=1e999)", "its numbers must be finite"),
         ("contrib.muon(ns_coeffs=(1e999, 1.0, 1.0))", "its numbers must be finite"),
         ("contrib.dpsgd(l2_norm_clip=1.0)", "it needs the gradient of each example"),
@@ -127,10 +130,7 @@ def create_one(expression):
     return create_optimizer(config)[0]
 
 
-PARAMS = {
-    "Conv_0": {"kernel": (3, 3, 1, 4), "bias": (4,)},
-    "Dense_0": {"kernel": (12, 6), "bias": (6,)},
-}
+PARAMS = {"Conv_0": {"kernel": (3, 3, 1, 4)}, "Dense_0": {"kernel": (12, 6), "bias": (6,)}}
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ REFUSED = {
     "contrib.dpsgd": "it needs the gradient of each example",
     "contrib.galore": "its state holds arrays of no elements",
     "contrib.schedule_free": "it wraps another optimizer",
-    "contrib.sophia": "it needs the loss itself for second derivatives",
+    "contrib.sophia": "it needs second derivatives of the loss",
 }
 TRIED = [*_optimizers(), 'adam(mu_dtype="bfloat16")', 'contrib.muon(mu_dtype="bfloat16")']
 
@@ -231,6 +231,11 @@ def test_optimizers_without_a_schedule(name):
         config.schedule, config.warmup_steps = schedule, warmup_steps
         with pytest.raises(UserError, match=wanted):
             create_optimizer(config)
+
+
+def test_polyak_sgd_tells_the_bound_of_its_learning_rate():
+    optimizer = create_one("polyak_sgd(max_learning_rate=0.3)")
+    assert optimizer.schedule({"learning_rate": 0.05})(100) == 0.3
 
 
 def test_schedule_free_is_evaluated_with_the_average(params):
