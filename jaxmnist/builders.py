@@ -9,7 +9,10 @@ PNG bytes for its encoder.
 import contextlib
 import hashlib
 import io
+import os
+import re
 import shutil
+import string
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -31,6 +34,22 @@ from jaxmnist.errors import UserError, first_line
 SPLITS = ("train", "test")
 KINDS = ("images-idx3", "labels-idx1")
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+_INFO = "dataset_info.json"  # tfds writes it last.
+# SHA-256 of what an archive holds: unpacked, since gzip's own bytes differ from time to time.
+_CONTENT = {
+    "mnist": {
+        "train-images-idx3": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion_mnist": {
+        "train-images-idx3": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+}
 
 
 class Builder(catalogue.MNIST, skip_registration=True):
@@ -39,6 +58,14 @@ class Builder(catalogue.MNIST, skip_registration=True):
     arrays: Arrays | None = None
     prefix = {"train": "train", "test": "t10k"}
     num_examples = {"train": 60000, "test": 10000}
+    archived_examples: dict[str, int] = {}  # Where the archives have more.
+    class_names = list(string.digits)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        info = super()._info()
+        # It asks tfds's bucket, which tfds has switched off, and leaves an empty folder each time.
+        info.initialize_from_bucket = lambda: None
+        return info
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         arrays = self.arrays or self._fetch(dl_manager)
@@ -62,34 +89,48 @@ class Builder(catalogue.MNIST, skip_registration=True):
         return arrays
 
     def _check_sum(self, path: Path) -> None:
-        """tfds registers the sums of the gzipped archives; a file of another name has none."""
-        for url in self.urls():
-            if not url.endswith("/" + path.name):
-                continue
-            wanted = checksums.get_all_url_infos()[url].checksum
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
-            if found != wanted:
-                raise UserError(
-                    f"{path}: SHA-256 {found} is not the registered {wanted}: "
-                    f"get it again from {url}."
-                )
+        """Whether an archive holds what it should: by its content, where that is known.
+
+        Of KMNIST tfds registers the sums of the gzipped archives; of EMNIST's archives, and of
+        what is not gzipped, nothing is known but what it is not.
+        """
+        found = hashlib.sha256(idx.content(path)).hexdigest()
+        name = path.name.removesuffix(".gz").replace(".idx", "-idx").removesuffix("-ubyte")
+        for dataset, sums in _CONTENT.items():
+            if found in sums.values() and dataset != self.name:
+                raise UserError(f"{path} is an archive of {dataset}, not of {self.name}.")
+        wanted = _CONTENT.get(self.name, {}).get(name)
+        if wanted and found != wanted:
+            raise UserError(
+                f"{path} holds something else than {self.name}'s {name}-ubyte (the SHA-256 of its "
+                f"content is {found}, not {wanted}): get it again from {self.URL}."
+            )
+        registered = checksums.get_all_url_infos().get(f"{self.URL}{path.name}")
+        if wanted or not registered or not idx.is_gzipped(path):
+            return
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != registered.checksum:
+            raise UserError(
+                f"{path}: its SHA-256 is {found}, not the registered {registered.checksum}: get it "
+                f"again from {self.URL} or, if it was only packed again, unpack it."
+            )
 
     def _parse(self, files: dict[tuple[str, str], Path]) -> Arrays:
         arrays = {}
-        num_classes = self.info.features["label"].num_classes
         for split in SPLITS:
             images_path, labels_path = (files[split, kind] for kind in KINDS)
             images = idx.read_images(images_path)
-            labels = idx.read_labels(labels_path, num_classes)
+            labels = idx.read_labels(labels_path, len(self.class_names))
             for path, array in ((images_path, images), (labels_path, labels)):
-                if len(array) != self.num_examples[split]:
+                if len(array) not in (self.num_examples[split], self.archived_examples.get(split)):
                     raise UserError(
                         f"{path} holds {len(array)} examples where {self.name}'s {split} split "
                         f"has {self.num_examples[split]}: are train and test swapped?"
                     )
             if images.shape[1:] != catalogue.MNIST_IMAGE_SHAPE:
                 raise UserError(f"{images_path} holds images of {images.shape[1:3]}, not 28x28.")
-            arrays[split] = (images, labels)
+            count = self.num_examples[split]  # tfds takes the first ones.
+            arrays[split] = (images[:count], labels[:count])
         return arrays
 
     def urls(self) -> list[str]:
@@ -108,10 +149,15 @@ class MNIST(Builder, skip_registration=True):
 
 class FashionMNIST(Builder, catalogue.FashionMNIST, skip_registration=True):
     name = "fashion_mnist"
+    class_names = [
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ]
 
 
 class KMNIST(Builder, catalogue.KMNIST, skip_registration=True):
     name = "kmnist"
+    class_names = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
 
 
 class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
@@ -121,7 +167,10 @@ class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
         super().__init__(**kwargs)
         config = self.builder_config
         self.prefix = {split: f"emnist-{config.name}-{split}" for split in SPLITS}
-        self.num_examples = {"train": config.train_examples, "test": config.test_examples}
+        self.num_examples = _emnist_examples(config)
+        if config.name == "letters":
+            self.archived_examples = {"train": 124800, "test": 20800}
+        self.class_names = _EMNIST_CLASSES[config.name]
 
     def urls(self) -> list[str]:
         return [self.URL]
@@ -140,19 +189,105 @@ class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
             shutil.rmtree(unpacked, ignore_errors=True)
 
 
-_CLASSES = {c.name: c for c in (MNIST, FashionMNIST, KMNIST, EMNIST)}
+# As NIST's emnist-*-mapping.txt have them. Where a letter's two cases look alike, "merged"
+# variants have one class for both; "letters" has one for every letter, from 1, and tfds gives it
+# 37 classes, of which no example has the others.
+_MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+_EMNIST_CLASSES = {
+    "byclass": list(string.digits + string.ascii_uppercase + string.ascii_lowercase),
+    "bymerge": list(_MERGED),
+    "balanced": list(_MERGED),
+    "letters": ["unused 0"]
+    + [f"{upper}{upper.lower()}" for upper in string.ascii_uppercase]
+    + [f"unused {label}" for label in range(27, 37)],
+    "digits": list(string.digits),
+    "mnist": list(string.digits),
+}
+
+
+def _emnist_examples(config: catalogue.EMNISTConfig) -> dict[str, int]:
+    return {"train": config.train_examples, "test": config.test_examples}
+
+
+_CLASSES: dict[str, type[Builder]] = {c.name: c for c in (MNIST, FashionMNIST, KMNIST, EMNIST)}
+_EMNIST_CONFIGS = {f"emnist/{c.name}": c for c in EMNIST.BUILDER_CONFIGS}
 
 
 def names() -> list[str]:
     """The datasets that there are builders for, tfds's way: "mnist", "emnist/letters"."""
-    plain = [name for name, c in _CLASSES.items() if not c.BUILDER_CONFIGS]
-    return plain + [f"emnist/{c.name}" for c in EMNIST.BUILDER_CONFIGS]
+    return [name for name in _CLASSES if name != "emnist"] + list(_EMNIST_CONFIGS)
+
+
+def class_names(name: str) -> list[str]:
+    """What each class of a dataset in `names()` stands for; all differ."""
+    dataset, _, config = name.partition("/")
+    return _EMNIST_CLASSES[config] if config else _CLASSES[dataset].class_names
+
+
+def num_examples(name: str) -> dict[str, int]:
+    """How many examples each split of a dataset in `names()` has."""
+    config = _EMNIST_CONFIGS.get(name)
+    return _emnist_examples(config) if config else _CLASSES[name].num_examples
 
 
 def create(name: str, data_dir: str | None) -> Builder:
-    """The builder of a dataset in `names()`; `data_dir` None is tfds's default folder."""
+    """The builder of a dataset in `names()`; `data_dir` None is tfds's default folder.
+
+    Raises:
+      UserError: what lies in the folder cannot be read, or is damaged.
+    """
     name, _, config = name.partition("/")
-    return _CLASSES[name](data_dir=data_dir, **({"config": config} if config else {}))
+    root = _local_path(data_dir or tfds.core.constants.DATA_DIR, "data_dir")
+    folder = root / name / config / str(_CLASSES[name].VERSION)
+    try:
+        return _CLASSES[name](data_dir=str(root), **({"config": config} if config else {}))
+    except Exception as e:
+        _is_whole(folder)
+        raise _damaged(folder, e) from e
+
+
+def _local_path(text: str, what: str) -> Path:
+    """A path as it was meant; raises UserError for what tfds takes for something else."""
+    path = Path(text).expanduser()
+    if "://" in text:
+        raise UserError(f"{what}={text} is not allowed: it must be a folder of this machine.")
+    if found := re.search(r"[\[*?]", str(path.absolute())):
+        raise UserError(
+            f"{what}={text} is not allowed: tfds takes {found[0]!r} in a path for a pattern."
+        )
+    return path
+
+
+def is_prepared(builder: Builder) -> bool:
+    """Whether the dataset is there; raises UserError if it cannot be read, or is there in part."""
+    return _is_whole(Path(builder.data_dir))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        files = [name for name in os.listdir(folder) if name == _INFO or "array_record" in name]
+        for name in files:
+            (folder / name).open("rb").close()
+        if _INFO in files:
+            return True
+    except FileNotFoundError:
+        return False
+    except OSError as e:
+        raise UserError(
+            f"{e.filename or folder} cannot be read ({e.strerror or e}): make it readable, or "
+            "choose another data_dir."
+        ) from None
+    raise _damaged(folder, f"it lacks {_INFO}")
+
+
+def _damaged(folder: str | Path, why: str | Exception) -> UserError:
+    return UserError(
+        f"{folder} is damaged ({_reason(why)}): delete that folder and prepare it again."
+    )
+
+
+def _reason(why: str | Exception) -> str:
+    return next(iter(str(why).splitlines()), type(why).__name__).rstrip(".")
 
 
 def prepare(builder: Builder, source_dir: Path | None = None) -> None:
@@ -168,15 +303,31 @@ def prepare(builder: Builder, source_dir: Path | None = None) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / f".{builder.name}.lock"), _quiet():
-            # Made again under the lock: the process we waited for may have prepared it.
-            fresh = type(builder)(data_dir=str(root), config=builder.builder_config)
-            fresh.arrays = arrays
-            fresh.download_and_prepare(file_format="array_record")
-            _check_format(fresh)
+            # Asked under the lock: the process we waited for may have prepared it.
+            if not is_prepared(builder):
+                _write(builder, arrays)
+        config = builder.builder_config
+        _check_format(
+            create(f"{builder.name}/{config.name}" if config else builder.name, str(root))
+        )
     except requests.RequestException:  # An OSError too, but no fault of the folder's.
         raise
-    except OSError as e:
-        raise UserError(f"cannot write {root} ({e.strerror or e}): choose another data_dir.") from e
+    except (OSError, RuntimeError) as e:  # array_record's writer raises RuntimeError.
+        why = (getattr(e, "strerror", None) or _reason(e)).split(";")[0]
+        raise UserError(f"cannot write {root} ({why}): choose another data_dir.") from e
+
+
+def _write(builder: Builder, arrays: Arrays | None) -> None:
+    builder.arrays = arrays
+    builder.download_and_prepare(file_format="array_record")
+    try:  # The end of a file is what a full disk cuts off.
+        for split in SPLITS:
+            source = _source(builder, split)
+            if len(source) != builder.num_examples[split] or not source[len(source) - 1]:
+                raise OSError(f"its {split} split was not written whole")
+    except BaseException:
+        shutil.rmtree(builder.data_dir, ignore_errors=True)
+        raise
 
 
 def read(
@@ -189,18 +340,22 @@ def read(
     """
     _check_format(builder)
     try:
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        source = builder.as_data_source(split, deserialize_method=raw)
+        source = _source(builder, split)
         records = source.__getitems__(range(len(source)))
         features = [tf_example_pb2.Example.FromString(r).features.feature for r in records]
         images = png.decode([f["image"].bytes_list.value[0] for f in features], 28, 28)
         labels = np.array([f["label"].int64_list.value[0] for f in features], np.int64)
     except Exception as e:
-        raise UserError(
-            f"{builder.data_dir} is damaged ({first_line(e)}): delete that folder and "
-            "prepare it again."
-        ) from e
+        raise _damaged(builder.data_dir, e) from e
+    if len(labels) != builder.num_examples[split]:
+        held = f"its {split} split has {len(labels)} examples, not {builder.num_examples[split]}"
+        raise _damaged(builder.data_dir, held)
     return images, labels
+
+
+def _source(builder: Builder, split: str) -> Any:
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return builder.as_data_source(split, deserialize_method=raw)
 
 
 def _check_format(builder: Builder) -> None:

@@ -43,13 +43,25 @@ def read_labels(path: Path, num_classes: int) -> UInt8[np.ndarray, " n"]:
     return labels
 
 
-def _read(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
+def is_gzipped(path: Path) -> bool:
+    """Whether an archive is packed, whatever its name."""
+    with path.open("rb") as f:
+        return f.read(2) == b"\x1f\x8b"
+
+
+def content(path: Path) -> bytes:
+    """What an archive holds, unpacked if need be; raises UserError if it cannot be."""
     data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as e:
-            raise UserError(f"{path}: damaged gzip file ({e}): get it again.") from None
+    if not is_gzipped(path):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (EOFError, OSError, zlib.error) as e:
+        raise UserError(f"{path}: damaged gzip file ({e}): get it again.") from None
+
+
+def _read(path: Path, ndim: int) -> UInt8[np.ndarray, "..."]:
+    data = content(path)
     again = "get it again."
     header = 4 + 4 * ndim
     if data[:4] != bytes([0, 0, 8, ndim]):

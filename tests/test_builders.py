@@ -44,6 +44,7 @@ def rows(images, labels):
 
 def prepare_small(data_dir, archives, done):
     builders.MNIST.num_examples = {"train": 4000, "test": 1000}
+    builders.MNIST._check_sum = lambda self, path: None
     builders.prepare(builders.create("mnist", str(data_dir)), archives)
     done.put(True)
 
