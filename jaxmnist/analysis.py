@@ -47,7 +47,7 @@ class Analysis:
       records: of its metrics.jsonl.
       results: of its results.json; None before it has finished.
       class_names: what each class stands for.
-      split: the examples.
+      split: the examples, upright.
       probabilities: of each example and class.
       kernel: of the first layer.
     """

@@ -9,13 +9,17 @@ import requests
 import tensorflow_datasets as tfds
 from jaxtyping import Integer, UInt8
 
-from jaxmnist import builders, idx
+from jaxmnist import builders, idx, pictures
 from jaxmnist.errors import UserError, first_line, warn
 
 SAMPLE = "mnist_sample"
 _SAMPLE_DIR = Path(__file__).parent / SAMPLE
 _SAMPLE_EXAMPLES = {"train": 4000, "test": 1000}
 _NETWORK_SECONDS = 8
+
+
+class _Unreachable(UserError):
+    """The data are not here, and could not be got."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def upright(self, preparation: pictures.Preparation) -> "Split":
+        """The same with its images as a person sees them."""
+        return Split(pictures.swap(self.images, preparation), self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +54,28 @@ def names() -> list[str]:
 def class_names(name: str) -> list[str]:
     """What each class of a dataset stands for; its data may still be missing."""
     if name == SAMPLE:
-        return [str(digit) for digit in range(10)]
-    return builders.create(name, None).info.features["label"].names
+        return builders.class_names("mnist")
+    return builders.class_names(name)
 
 
-def preparation(name: str) -> dict:
-    """STUB, replaced at the merge."""
-    return {}
+def preparation(name: str) -> pictures.Preparation:
+    """How a picture becomes an input of a network that was trained on a dataset.
+
+    As the papers of the datasets say that theirs were made: MNIST's (LeCun et al. 1998, section
+    III.A), Fashion-MNIST's (Xiao et al. 2017, section 2) and EMNIST's (Cohen et al. 2017, figure
+    1), whose published arrays have swapped axes. KMNIST's characters fill their images.
+    """
+    dataset, _, variant = name.partition("/")
+    strokes = {"method": "strokes", "box": 20, "centre": "mass", "swap_axes": False}
+    if dataset == "fashion_mnist":
+        photo = {"method": "photo", "box": pictures.SIZE, "centre": "box", "swap_axes": False}
+        return {"shows": "piece of clothing", **photo}
+    if dataset == "kmnist":
+        return {"shows": "character", **strokes, "box": pictures.SIZE, "centre": "box"}
+    if dataset == "emnist":
+        shows = {"digits": "digit", "mnist": "digit", "letters": "letter"}.get(variant, "character")
+        return {"shows": shows, **strokes, "box": 24, "centre": "box", "swap_axes": True}
+    return {"shows": "digit", **strokes}
 
 
 def num_classes(name: str) -> int:
@@ -79,10 +102,10 @@ def load(
         return _load_sample(splits)
     slices = [slice_of(name, split) for split in splits]
     builder = builders.create(name, data_dir)
-    if not (builder.data_path.exists() and builder.is_prepared()):
+    if not builders.is_prepared(builder):
         try:
             _download(name, builder)
-        except UserError as e:
+        except _Unreachable as e:
             if name != "mnist" or not allow_sample:
                 raise
             _warn(f"{e}\nThis run uses {SAMPLE}, 5,000 digits, INSTEAD of MNIST.")
@@ -99,7 +122,7 @@ def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
     Raises:
       UserError: no such split, or an empty one.
     """
-    counts = _SAMPLE_EXAMPLES if name == SAMPLE else builders.create(name, None).num_examples
+    counts = _SAMPLE_EXAMPLES if name == SAMPLE else builders.num_examples(name)
     infos = {b: tfds.core.SplitInfo(b, [n], 0, filename_template=None) for b, n in counts.items()}
     allowed = " and ".join(f"{base} ({n:,} examples)" for base, n in counts.items())
     try:
@@ -145,13 +168,13 @@ def _download(name: str, builder: builders.Builder) -> None:
     url = builder.urls()[0]
     # tfds tries for minutes before it gives up, so ask first.
     if not _reachable(url):
-        raise UserError(f"{name} is not in {folder}, and {url} cannot be reached. {get_it}")
+        raise _Unreachable(f"{name} is not in {folder}, and {url} cannot be reached. {get_it}")
     try:
         builders.prepare(builder)
     except UserError:
         raise
     except Exception as e:
-        raise UserError(f"{name} could not be downloaded ({first_line(e)}). {get_it}") from e
+        raise _Unreachable(f"{name} could not be downloaded ({first_line(e)}). {get_it}") from e
 
 
 def _reachable(url: str) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 
-from jaxmnist import checkpoints, datasets, device, distributed
+from jaxmnist import checkpoints, datasets, device, distributed, pictures
 from jaxmnist.checkpoints import Checkpoints, saved_part
 from jaxmnist.errors import UserError
 from jaxmnist.input_pipeline import to_float
@@ -23,6 +23,8 @@ from jaxmnist.train_state import (
     describe_network,
 )
 from jaxmnist.workdir import Workdir, local_path
+
+_LARGEST_BATCH = 200
 
 
 class Predictions(NamedTuple):
@@ -41,15 +43,23 @@ class Model:
       params: the network's, those to predict with, NumPy arrays.
       trained_params: those that were trained, of which results.json has the fingerprint.
       class_names: what each class stands for.
+      preparation: how a picture becomes an input: `datasets.preparation` of its dataset.
     """
 
-    def __init__(self, config: ConfigDict, state: TrainState, layout: Layout):
+    def __init__(
+        self,
+        config: ConfigDict,
+        state: TrainState,
+        layout: Layout,
+        preparation: pictures.Preparation,
+    ):
         self.config = config
         self.step = int(fetch(state.step))
         params = state.eval_params
         self.params: dict[str, Any] = fetch(params)
         self.trained_params: dict[str, Any] = fetch(state.params)
         self.class_names = datasets.class_names(config.dataset)
+        self.preparation = preparation
         self._layout, self._params = layout, params
         self._apply = _jit_apply(state.apply_fn, layout)
 
@@ -58,25 +68,32 @@ class Model:
 
         Args:
           images: one image or many, (28, 28), (28, 28, 1), (n, 28, 28) or (n, 28, 28, 1), light
-            on dark: uint8, or floating-point in [0, 1].
+            on dark, as a person sees them: uint8, or floating-point in [0, 1].
 
         Raises:
           ValueError: images of another shape, type or range.
         """
         images = np.asarray(images)
-        logits = self.logits(_as_batch(images))
-        exp = np.exp(logits - logits.max(-1, keepdims=True))
-        found = Predictions(logits.argmax(-1), exp / exp.sum(-1, keepdims=True))
+        logits = self.logits(pictures.swap(_as_batch(images), self.preparation))
+        found = Predictions(logits.argmax(-1), _softmax(logits))
         is_one = images.ndim == 2 or images.shape == IMAGE_SHAPE
         return Predictions(*(x[0] for x in found)) if is_one else found
 
-    def logits(self, images: Shaped[np.ndarray, "n 28 28 1"]) -> Float[np.ndarray, "n classes"]:
-        """The logits of uint8 images, or of float32 ones in [0, 1]."""
-        # Few sizes, each of which is compiled once: one image, or a batch of the evaluation's.
-        size = self._layout.round_up(1 if len(images) == 1 else self.config.eval_batch_size)
+    def probabilities(
+        self, inputs: Shaped[np.ndarray, "n 28 28 1"]
+    ) -> Float[np.ndarray, "n classes"]:
+        """The probabilities of all classes, of inputs as the network's data set has them."""
+        return _softmax(self.logits(inputs))
+
+    def logits(self, inputs: Shaped[np.ndarray, "n 28 28 1"]) -> Float[np.ndarray, "n classes"]:
+        """The logits of uint8 inputs, or of float32 ones in [0, 1], as the data set has them."""
+        # Few sizes, each of which is compiled once: one image, or a batch that needs little memory
+        # and is the evaluation's by default, so that its classes come out to the bit.
+        most = min(self.config.eval_batch_size, _LARGEST_BATCH)
+        size = self._layout.round_up(1 if len(inputs) == 1 else most)
         found = [np.empty((0, len(self.class_names)), np.float32)]
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
             padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
             batch = self._layout.put(padded, self._layout.examples)
             found.append(fetch(self._apply(self._params, batch))[: len(part)])
@@ -103,7 +120,9 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
         raise UserError(f"{workdir} holds the runs of several seeds: name one of them{first}.")
     config.dtype = dtype or config.dtype
     layout = Layout.create()
-    return Model(config, newest_state(config, record, layout), layout)
+    # A workdir from before this was recorded has it from its dataset.
+    preparation = record.load_run().get("preparation") or datasets.preparation(config.dataset)
+    return Model(config, newest_state(config, record, layout), layout, preparation)
 
 
 def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
@@ -157,6 +176,11 @@ def _jit_apply(apply_fn: Callable, layout: Layout) -> jax.stages.Wrapped:
     return jax.jit(
         apply, out_shardings=layout.everywhere, compiler_options=device.compiler_options()
     )
+
+
+def _softmax(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return exp / exp.sum(-1, keepdims=True)
 
 
 def _as_batch(images: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n 28 28 1"]:

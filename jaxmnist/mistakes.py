@@ -35,7 +35,7 @@ def grid(
     """A PNG of the most confident mistakes, each with its label and what was said of it.
 
     Args:
-      split: the examples.
+      split: the examples, upright.
       classes: what was said of each.
       confidence: the probability of that.
       class_names: what each class stands for.

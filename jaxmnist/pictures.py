@@ -1,92 +1,178 @@
-"""Any picture of a digit -> 28x28 grey levels, light on dark, prepared as MNIST's were."""
+"""Any picture -> 28x28 grey levels, light on dark, prepared as a dataset's images were.
+
+How that was is a dict that `datasets.preparation` gives and a run records:
+  shows: what is on a picture, in words.
+  method: "strokes": ink is told from paper, and made white on black; "photo": grey levels are
+    kept, and on a light background negated.
+  box: the longer side, in pixels, of the smallest box around it.
+  centre: what of it lies in the middle: the centre of "mass", or of the "box".
+  swap_axes: whether rows and columns of the network's inputs are swapped.
+"""
 
 import io
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
 from jaxmnist.errors import UserError
 
 SIZE = 28
-_BOX = 20  # The digit's longer side, in pixels.
 # Where MNIST's centres of mass lie, counted from the first pixel's centre: 14.00 on average,
 # within 0.5, since digits were moved by whole pixels.
 _CENTRE = 14
 _LARGEST = 1024  # Larger pictures are reduced first.
+_CLOSE = 0.05  # Of a photo's range: what is that near to the background is a part of it.
+
+Preparation = dict[str, Any]
 
 
 def read(
-    file: str | Path | io.BytesIO, name: str, formats: list[str] | None = None
+    file: str | Path | io.BytesIO,
+    name: str,
+    preparation: Preparation,
+    formats: list[str] | None = None,
+    max_pixels: int | None = None,
 ) -> UInt8[np.ndarray, "28 28"]:
-    """The digit in a picture file.
+    """What a picture file shows, as a person sees it: axes are not swapped.
 
     Args:
       file: its path, or a stream of its bytes.
       name: what to call it in errors.
+      preparation: of the dataset.
       formats: those of Pillow to allow; by default all.
+      max_pixels: that it may have; by default Pillow's limit.
 
     Raises:
       UserError: no picture, a damaged or far too large one, or nothing on it.
     """
+    max_pixels = max_pixels or Image.MAX_IMAGE_PIXELS or 0
+    too_large = UserError(f"{name} has more than {max_pixels:,} pixels: give a smaller one.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=formats) as image:
-                grey = _grey(image)
+                if image.width * image.height > max_pixels:
+                    raise too_large
+                # A cut-out photo lies on white, as in a catalogue.
+                grey = _grey(image, 255 if preparation["method"] == "photo" else None)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such file.") from None
     except UnidentifiedImageError:
         raise UserError(f"{name} is no picture: give PNG, JPEG or another of its kind.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UserError(
-            f"{name} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: give a smaller one."
-        ) from None
+        raise too_large from None
     except Exception as e:  # Decoders raise what they like on damaged files.
         reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
         raise UserError(f"{name} cannot be read ({reason}): give a whole picture.") from None
     try:
-        return prepare(grey)
+        return prepare(grey, preparation)
     except ValueError as e:
-        raise UserError(f"{name} shows no digit: {e}.") from None
+        raise UserError(f"{name} shows no {preparation['shows']}: {e}.") from None
 
 
-def prepare(grey: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "28 28"]:
-    """The digit in grey levels from 0 (black) to 255, dark on light or light on dark.
+def prepare(grey: Float[np.ndarray, "h w"], preparation: Preparation) -> UInt8[np.ndarray, "28 28"]:
+    """What is on grey levels from 0 (black) to 255, dark on light or light on dark.
 
-    As MNIST was made (LeCun et al. 1998, section III.A): the digit's box is scaled to fit 20x20
-    pixels keeping its aspect, and placed with its centre of mass in the centre of 28x28. What
+    It is scaled so that its box fits, keeping its aspect, and put into the middle of 28x28. What
     is 28x28 and light on dark already goes through untouched.
 
     Raises:
       ValueError: there is nothing on it.
     """
-    if grey.shape == (SIZE, SIZE) and _is_light_on_dark(grey - np.median(_edge(grey))):
+    is_photo = preparation["method"] == "photo"
+    background = np.median(_corners(grey) if is_photo else _edge(grey))
+    is_small = grey.shape == (SIZE, SIZE)
+    if is_small and (background < 128 if is_photo else _is_light_on_dark(grey - background)):
         return grey.astype(np.uint8)
-    paper, noise = _paper(grey)
-    contrast = grey - paper
-    digit = _digit(contrast if _is_light_on_dark(contrast) else -contrast, noise)
-    rows, columns = (np.flatnonzero(digit.any(axis)) for axis in (1, 0))
+    if is_photo:
+        seen = _contrast(grey, float(background))
+        shown = seen > _CLOSE
+    else:
+        paper, noise = _paper(grey)
+        contrast = grey - paper
+        seen = _strokes(contrast if _is_light_on_dark(contrast) else -contrast, noise)
+        shown = seen > 0
+    if not shown.any():
+        raise ValueError("it is blank")
+    if is_small and is_photo:  # It was fitted before.
+        return np.round(seen * 255).astype(np.uint8)
+    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
     height, width = box[3] - box[1], box[2] - box[0]
-    scale = _BOX / max(height, width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.HAMMING, box=box))
-    small = np.clip(small / small.max(), 0, 1)  # Strokes thinner than a pixel are made full too.
+    scale = preparation["box"] / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resampling = Image.Resampling.LANCZOS if is_photo else Image.Resampling.HAMMING
+    small = np.asarray(Image.fromarray(seen).resize(size, resampling, box=box))
+    if not is_photo:
+        small = small / small.max()  # Strokes thinner than a pixel are made full too.
+    small = np.clip(small, 0, 1)
+    middle = ndimage.center_of_mass(small) if preparation["centre"] == "mass" else None
     field = np.zeros((SIZE, SIZE), np.float32)
     top, left = (
         min(max(round(_CENTRE - at), 0), SIZE - extent)
-        for at, extent in zip(ndimage.center_of_mass(small), small.shape, strict=True)
+        for at, extent in zip(middle or (n / 2 for n in small.shape), small.shape, strict=True)
     )
     field[top : top + size[1], left : left + size[0]] = small
     return np.round(field * 255).astype(np.uint8)
 
 
-def _grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
-    """Grey levels from 0 to 255; what is transparent becomes paper."""
+def swap(
+    images: Shaped[np.ndarray, "n 28 28 1"], preparation: Preparation
+) -> Shaped[np.ndarray, "n 28 28 1"]:
+    """Images as a person sees them -> as the network does, and back."""
+    return images.swapaxes(1, 2) if preparation["swap_axes"] else images
+
+
+def steps(preparation: Preparation) -> list[str]:
+    """What `prepare` and `swap` do, in sentences for who does it without them."""
+    box, shows = preparation["box"], f"the {preparation['shows']}"
+    if preparation["method"] == "photo":
+        first = [
+            f"What is {SIZE}x{SIZE} and light on a dark background already needs only the last "
+            "two steps.",
+            "Take the grey levels, 0 for black to 255. The background is their median in the "
+            "corners.",
+            "On a light background (from 128) take (background - grey) / background of every "
+            "pixel, on a dark one (grey - background) / (255 - background); clip to [0, 1].",
+            f"What is {SIZE}x{SIZE} needs only the last two steps now.",
+            f"Cut away the rows and columns at the edges in which nothing is above {_CLOSE}.",
+            f"Scale it with Lanczos's filter, keeping its aspect, so that its longer side is {box} "
+            "pixels.",
+        ]
+    else:
+        first = [
+            f"What is {SIZE}x{SIZE} and light on dark already needs only the last two steps.",
+            "Take the grey levels and subtract the paper's, so that paper is 0; where the ink is "
+            "darker than the paper, change the sign.",
+            "Divide by the median level of the strokes and clip to [0, 1]; set specks to 0.",
+            f"Scale the smallest box around {shows}, keeping its aspect, so that its longer side "
+            f"is {box} pixels; divide by the largest level.",
+        ]
+    middle = (
+        f"its centre of mass as near as whole pixels allow to ({_CENTRE}, {_CENTRE}), counted "
+        "from the centre of the first pixel"
+        if preparation["centre"] == "mass"
+        else "its box in the middle"
+    )
+    return [
+        *first,
+        f"Put it on {SIZE}x{SIZE} zeros, {middle}; multiply by 255 and round.",
+        "Swap rows and columns: the network was trained on images whose axes are swapped."
+        if preparation["swap_axes"]
+        else "Rows from the top and columns from the left: no axes are swapped.",
+        f"Give it as uint8 of shape (batch, {SIZE}, {SIZE}, 1); the model divides by 255.",
+    ]
+
+
+def _grey(image: Image.Image, paper: int | None) -> Float[np.ndarray, "h w"]:
+    """Grey levels from 0 to 255; what is transparent becomes paper, or one that shows the ink."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -104,14 +190,34 @@ def _grey(image: Image.Image) -> Float[np.ndarray, "h w"]:
     seen = opacity.sum()
     if not seen:
         raise ValueError("all of it is transparent")
-    level = shown.sum() / seen * 255
-    if np.mean(opacity) < 128:  # Mostly ink: on a paper that it stands out from.
+    level = shown.sum() / seen * 255 if paper is None else paper
+    if paper is None and np.mean(opacity) < 128:  # Mostly ink: on a paper that it stands out from.
         level = 255 if level < 128 else 0
     return shown + level * (1 - opacity / 255)
 
 
 def _is_light_on_dark(contrast: Float[np.ndarray, "h w"]) -> bool:
     return bool(contrast.max() >= -contrast.min())
+
+
+def _contrast(grey: Float[np.ndarray, "h w"], background: float) -> Float[np.ndarray, "h w"]:
+    """How far a photo's pixels are from its background, of what they could be."""
+    if background >= 128:
+        seen = (background - grey) / background
+    else:
+        seen = (grey - background) / (255 - background)
+    return seen.clip(0, 1).astype(np.float32)
+
+
+def _corners(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
+    side = max(1, min(grey.shape) // 50)
+    return np.concatenate(
+        [grey[y, x].ravel() for y in _ends(side) for x in _ends(side)],
+    )
+
+
+def _ends(count: int) -> tuple[slice, slice]:
+    return slice(count), slice(-count, None)
 
 
 def _edge(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
@@ -153,7 +259,7 @@ def _spread(x: Float[np.ndarray, " n"]) -> float:
     return min(1.4826 * float(np.median(np.abs(x))), 16.0)
 
 
-def _digit(ink: Float[np.ndarray, "h w"], noise: float) -> Float[np.ndarray, "h w"]:
+def _strokes(ink: Float[np.ndarray, "h w"], noise: float) -> Float[np.ndarray, "h w"]:
     """The strokes, from 0 to 1, without the specks and the paper's noise."""
     top = ink.max()
     if top < max(16, 8 * noise):

@@ -1,4 +1,4 @@
-"""The command that tells which digits are on pictures."""
+"""The command that tells what is on pictures: a digit, or another class of the data set."""
 
 import argparse
 import io
@@ -45,17 +45,17 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
     model = inference.load(workdir)
     names, status = _names(images), 0
     while group := list(itertools.islice(names, _AT_ONCE)):
-        digits = []
+        read = []
         for name in group:
             try:
-                digits.append((name, _read(name)))
+                read.append((name, _read(name, model.preparation)))
             except UserError as e:
                 warn(f"error: {e}")
                 status = 1
-        if not digits:
+        if not read:
             continue
-        found = model.predict(np.stack([digit for _, digit in digits]))
-        for (name, _), chosen, probabilities in zip(digits, *found, strict=True):
+        found = model.predict(np.stack([image for _, image in read]))
+        for (name, _), chosen, probabilities in zip(read, *found, strict=True):
             if as_json:
                 print(_as_json(name, int(chosen), probabilities))
             else:
@@ -79,12 +79,12 @@ def _names(images: Iterable[str]) -> Iterator[str]:
         yield from within or [name]
 
 
-def _read(name: str) -> UInt8[np.ndarray, "28 28"]:
+def _read(name: str, preparation: pictures.Preparation) -> UInt8[np.ndarray, "28 28"]:
     if name == _STDIN:
-        return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input")
+        return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input", preparation)
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder without pictures: name another.")
-    return pictures.read(name, name)
+    return pictures.read(name, name, preparation)
 
 
 def _as_json(name: str, chosen: int, probabilities: Float[np.ndarray, " classes"]) -> str:

@@ -98,8 +98,8 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
         records=[r for r in logs.read_records(record) if r["step"] <= model.step],
         results=results if results and results["step"] == model.step else None,
         class_names=model.class_names,
-        split=split,
-        probabilities=model.predict(split.images).probabilities,
+        split=split.upright(model.preparation),
+        probabilities=model.probabilities(split.images),
         kernel=model.params["Conv_0"]["kernel"],
     )
 

@@ -19,7 +19,8 @@ class Show:
     """Of each evaluation the most confident mistakes and, if asked for, the parameters."""
 
     def __init__(self, config: ConfigDict, split: Split, records: Records, layout: Layout):
-        self._name, self._split = config_lib.eval_name(config), split
+        self._name = config_lib.eval_name(config)
+        self._split = split.upright(datasets.preparation(config.dataset))
         self._class_names = datasets.class_names(config.dataset)
         self._histograms = config.histograms
         self._records, self._layout = records, layout

@@ -1,5 +1,6 @@
 """Whatever shows a digit becomes an image like MNIST's."""
 
+import functools
 import io
 import itertools
 
@@ -8,8 +9,12 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from jaxmnist import pictures
+from jaxmnist import datasets, pictures
 from jaxmnist.errors import UserError
+
+MNIST = datasets.preparation("mnist")
+read = functools.partial(pictures.read, preparation=MNIST)
+prepare = functools.partial(pictures.prepare, preparation=MNIST)
 
 
 def as_file(image, kind="PNG", **options):
@@ -28,7 +33,7 @@ def seven():
 
 @pytest.fixture(scope="module")
 def prepared(seven):
-    return pictures.read(as_file(seven), "seven")
+    return read(as_file(seven), "seven")
 
 
 def difference(a, b):
@@ -47,7 +52,7 @@ def test_the_box_is_20_high_and_its_centre_of_mass_in_the_middle(prepared):
 
 def test_images_of_mnist_go_through_untouched(test_split):
     for image in test_split.images[::50, ..., 0]:
-        found = pictures.read(as_file(Image.fromarray(image)), "one")
+        found = read(as_file(Image.fromarray(image)), "one")
         np.testing.assert_array_equal(found, image)
 
 
@@ -58,7 +63,7 @@ def test_the_digits_of_mnist_come_out_as_mnist_made_them(test_split):
         large = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
         paper = Image.new("L", (500, 300), 0)
         paper.paste(large, (200, 30))
-        found = pictures.prepare(255 - np.asarray(paper, np.float32))
+        found = prepare(255 - np.asarray(paper, np.float32))
         # Where the centre of mass lies between two pixels, either may be its place.
         moved = [np.roll(found, by, (0, 1)) for by in itertools.product((-1, 0, 1), repeat=2)]
         ratios.append(min(difference(each, image) for each in moved) / difference(image, 0))
@@ -73,19 +78,19 @@ def test_every_mode_of_pillow_gives_the_same(seven, prepared, mode):
     kind = "TIFF" if mode in ("CMYK", "I", "F") else "PNG"
     if mode in ("I", "F"):
         image = Image.fromarray(np.asarray(seven).astype({"I": np.int32, "F": np.float32}[mode]))
-    assert difference(pictures.read(as_file(image, kind), "one"), prepared) < 2
+    assert difference(read(as_file(image, kind), "one"), prepared) < 2
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "GIF", "BMP", "WEBP", "TIFF"])
 def test_every_format_gives_nearly_the_same(seven, prepared, kind):
-    assert difference(pictures.read(as_file(seven, kind), "one"), prepared) < 3
+    assert difference(read(as_file(seven, kind), "one"), prepared) < 3
 
 
 @pytest.mark.parametrize("ink", [0, 255])
 def test_ink_on_nothing_is_put_on_a_paper_that_shows_it(seven, prepared, ink):
     image = Image.new("L", seven.size, ink)
     image.putalpha(Image.eval(seven, lambda level: 255 - level))
-    assert difference(pictures.read(as_file(image), "one"), prepared) < 2
+    assert difference(read(as_file(image), "one"), prepared) < 2
 
 
 def test_a_paper_with_transparent_corners_stays_a_paper(seven, prepared):
@@ -93,17 +98,17 @@ def test_a_paper_with_transparent_corners_stays_a_paper(seven, prepared):
     ImageDraw.Draw(shape).rounded_rectangle([0, 0, 299, 399], 40, 255)
     image = seven.copy()
     image.putalpha(shape)
-    assert difference(pictures.read(as_file(image), "one"), prepared) < 2
+    assert difference(read(as_file(image), "one"), prepared) < 2
 
 
 def test_a_palette_can_have_a_transparent_colour(seven, prepared):
     image = seven.convert("P")
     file = as_file(image, transparency=image.getpixel((0, 0)))
-    assert difference(pictures.read(file, "one"), prepared) < 2
+    assert difference(read(file, "one"), prepared) < 2
 
 
 def test_light_on_dark_is_dark_on_light_seen_otherwise(seven, prepared):
-    found = pictures.prepare(255 - np.asarray(seven, np.float32))
+    found = prepare(255 - np.asarray(seven, np.float32))
     assert difference(found, prepared) < 1
 
 
@@ -113,25 +118,25 @@ def test_a_photo_in_uneven_light_with_noise_and_specks(seven, prepared):
     photo = np.asarray(seven) * 0.5 + 60 + 0.15 * x - 0.1 * y + noise
     photo[20:23, 30:33] = photo[350:352, 250:252] = 40
     image = Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8))
-    assert difference(pictures.read(as_file(image, "JPEG"), "one"), prepared) < 5
+    assert difference(read(as_file(image, "JPEG"), "one"), prepared) < 5
 
 
 def test_a_camera_that_was_turned_tells_so(seven, prepared):
     exif = Image.Exif()
     exif[0x0112] = 6  # To be seen, it is turned a quarter clockwise.
     file = as_file(seven.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
-    assert difference(pictures.read(file, "one"), prepared) < 3
+    assert difference(read(file, "one"), prepared) < 3
 
 
 def test_a_large_picture_is_the_same_digit(seven, prepared):
     image = seven.resize((3000, 4000))
-    assert difference(pictures.read(as_file(image), "one"), prepared) < 4
+    assert difference(read(as_file(image), "one"), prepared) < 4
 
 
 def test_thin_strokes_become_full_ones():
     image = Image.new("L", (400, 400), 255)
     ImageDraw.Draw(image).line([(200, 50), (200, 350)], 0, 3)
-    assert pictures.read(as_file(image), "one").max() == 255
+    assert read(as_file(image), "one").max() == 255
 
 
 def test_what_holds_no_digit_is_told_of(seven, tmp_path, monkeypatch):
@@ -147,12 +152,12 @@ def test_what_holds_no_digit_is_told_of(seven, tmp_path, monkeypatch):
     }
     for data, words in cases.items():
         with pytest.raises(UserError, match=f"it .*{words}|it: .*{words}"):
-            pictures.read(io.BytesIO(data), "it")
+            read(io.BytesIO(data), "it")
     with pytest.raises(UserError, match="no such file"):
-        pictures.read(tmp_path / "none.png", "it")
+        read(tmp_path / "none.png", "it")
     with pytest.raises(UserError, match="no picture"):
-        pictures.read(as_file(seven, "TIFF"), "it", formats=["PNG"])
+        read(as_file(seven, "TIFF"), "it", formats=["PNG"])
     for limit in (100_000, 10_000):  # Where Pillow warns, and where it refuses.
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(UserError, match=f"more than {limit:,} pixels"):
-            pictures.read(io.BytesIO(whole), "it")
+            read(io.BytesIO(whole), "it")
