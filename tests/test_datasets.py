@@ -1,6 +1,7 @@
 """Names to arrays: slices, the sample, and what happens without a network."""
 
 import http.server
+import json
 import shutil
 import threading
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import requests
 
-from jaxmnist import builders, datasets
+from jaxmnist import builders, datasets, pictures
 from jaxmnist.errors import UserError
 
 
@@ -97,6 +98,58 @@ def test_no_other_dataset_is_replaced(no_network, tmp_path):
         datasets.load("mnist", ["train"], str(tmp_path), allow_sample=False)
     with pytest.raises(UserError, match=get_it.format("emnist/letters")):
         datasets.load("emnist/letters", ["train"], str(tmp_path))
+
+
+def test_the_sample_never_hides_that_the_folder_is_at_fault(
+    no_network, small_counts, tmp_path, monkeypatch
+):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be read"):
+        datasets.load("mnist", ["train"], str(tmp_path / "file"))
+    (tmp_path / "mnist/3.0.1").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"is damaged .it lacks dataset_info\.json"):
+        datasets.load("mnist", ["train"], str(tmp_path))
+
+    def refuse(builder):
+        raise UserError("cannot write")
+
+    monkeypatch.setattr(datasets, "_reachable", lambda url: True)
+    monkeypatch.setattr(builders, "prepare", refuse)
+    with pytest.raises(UserError, match="cannot write"):
+        datasets.load("mnist", ["train"], str(tmp_path / "new"))
+
+
+def test_an_error_without_words_is_still_a_sentence(monkeypatch, tmp_path):
+    def fail(builder):
+        raise ValueError
+
+    monkeypatch.setattr(datasets, "_reachable", lambda url: True)
+    monkeypatch.setattr(builders, "prepare", fail)
+    with pytest.raises(UserError, match=r"could not be downloaded \(ValueError\)"):
+        datasets.load("kmnist", ["train"], str(tmp_path))
+
+
+def test_classes_have_their_names():
+    names = {name: datasets.class_names(name) for name in datasets.names()}
+    assert names["mnist_sample"] == names["emnist/digits"] == list("0123456789")
+    # NIST's mapping files: label 36 is "a" (97), of the merged ones 38 is "d" (100).
+    assert "".join(names["emnist/byclass"])[35:38] == "Zab"
+    assert "".join(names["emnist/balanced"])[35:] == "Zabdefghnqrt"
+    assert names["emnist/bymerge"] == names["emnist/balanced"]
+    letters = names["emnist/letters"]
+    assert (letters[1], letters[26], len(letters)) == ("Aa", "Zz", 37)
+
+
+@pytest.mark.parametrize("name", datasets.names())
+def test_a_preparation_is_whole_and_can_be_recorded(name):
+    preparation = datasets.preparation(name)
+    assert json.loads(json.dumps(preparation)) == preparation
+    assert preparation.keys() == datasets.preparation("mnist").keys()
+    assert preparation["swap_axes"] == name.startswith("emnist/")
+    image = np.zeros((60, 50), np.float32)
+    image[20:50, 20:28] = 255
+    found = pictures.prepare(image, preparation)
+    assert found.any(1).sum() == preparation["box"]  # It is shown upright.
 
 
 def test_a_network_that_never_answers_is_given_up_in_time(monkeypatch, tmp_path):

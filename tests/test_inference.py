@@ -1,5 +1,6 @@
 """A model that was loaded says what the evaluation of its run said."""
 
+import copy
 import json
 import shutil
 
@@ -40,6 +41,33 @@ def test_every_way_to_hand_over_the_same_images_gives_the_same(model, test_split
             assert found.classes.shape == ()
             assert found.classes == classes[i]
             np.testing.assert_allclose(found.probabilities, probabilities[i], atol=1e-6)
+
+
+def test_images_are_upright_whatever_the_network_was_trained_on(model, test_split):
+    emnist = copy.copy(model)
+    emnist.preparation = datasets.preparation("emnist/digits")
+    inputs = test_split.images[:5]
+    upright = inputs.swapaxes(1, 2)
+    wanted = model.predict(inputs)
+    for images in (upright, upright[..., 0], upright / 255):
+        found = emnist.predict(images)
+        np.testing.assert_array_equal(found.classes, wanted.classes)
+        np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-6)
+    assert emnist.predict(upright[3]).classes == wanted.classes[3]
+    np.testing.assert_array_equal(emnist.logits(inputs), model.logits(inputs))
+    np.testing.assert_array_equal(emnist.probabilities(inputs), wanted.probabilities)
+
+
+def test_few_images_need_little_memory_and_many_get_the_evaluations_classes(model, test_split):
+    sizes, apply = set(), model._apply
+    greedy = copy.copy(model)
+    greedy.config = model.config.copy_and_resolve_references()
+    greedy.config.eval_batch_size = 20_000
+    greedy._apply = lambda params, images: (sizes.add(len(images)), apply(params, images))[1]
+    found = [greedy.predict(test_split.images[:n]).classes for n in (1, 2, 201, 1000)]
+    assert len(sizes) <= 2
+    assert max(sizes) <= greedy._layout.round_up(200)
+    np.testing.assert_array_equal(found[-1], model.predict(test_split.images).classes)
 
 
 def test_no_images_give_no_answers(model):

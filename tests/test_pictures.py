@@ -13,7 +13,12 @@ from jaxmnist import datasets, pictures
 from jaxmnist.errors import UserError
 
 MNIST = datasets.preparation("mnist")
-read = functools.partial(pictures.read, preparation=MNIST)
+
+
+def read(file, name, preparation=MNIST, **kwargs):
+    return pictures.read(file, name, preparation, **kwargs)
+
+
 prepare = functools.partial(pictures.prepare, preparation=MNIST)
 
 
@@ -161,3 +166,81 @@ def test_what_holds_no_digit_is_told_of(seven, tmp_path, monkeypatch):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(UserError, match=f"more than {limit:,} pixels"):
             read(io.BytesIO(whole), "it")
+
+
+CLOTHES = datasets.preparation("fashion_mnist")
+
+
+@pytest.fixture(scope="module")
+def coat():
+    """28x28 as Fashion-MNIST's: light on black, from edge to edge, of many greys."""
+    y, x = np.mgrid[0:28, 0:28]
+    image = (90 + 4 * y + 60 * (x % 7 == 3)).astype(np.uint8)
+    image[:, :5] = image[:, 23:] = 0
+    image[3:, 2:5] = image[3:, 23:26] = 200
+    return image
+
+
+def test_a_photos_greys_are_kept(coat):
+    for photo in (coat, 255 - coat):  # As it is, and as it was on white.
+        found = read(as_file(Image.fromarray(photo)), "coat", preparation=CLOTHES)
+        np.testing.assert_array_equal(found, coat)
+    on_grey = np.round((255 - coat) * (230 / 255)).astype(np.uint8)
+    assert difference(read(as_file(Image.fromarray(on_grey)), "coat", CLOTHES), coat) < 1
+    as_digit = read(as_file(Image.fromarray(255 - coat)), "coat")
+    assert difference(as_digit, coat) > 20
+
+
+@pytest.mark.parametrize("is_light", [True, False])
+def test_a_large_photo_is_cut_and_scaled_to_the_edges(coat, is_light):
+    large = Image.fromarray(coat).resize((280, 280), Image.Resampling.NEAREST)
+    photo = Image.new("L", (500, 400), 0)
+    photo.paste(large, (150, 50))
+    photo = Image.eval(photo, lambda level: 255 - level) if is_light else photo
+    found = read(as_file(photo), "coat", CLOTHES)
+    assert difference(found, coat) < 6
+    assert found[-1].max() > 100
+
+
+def test_a_photo_that_was_cut_out_lies_on_white(coat):
+    photo = Image.fromarray(255 - coat).resize((280, 280), Image.Resampling.NEAREST)
+    photo.putalpha(Image.eval(photo, lambda level: 255 if level < 255 else 0))
+    assert difference(read(as_file(photo), "coat", CLOTHES), coat) < 6
+
+
+def test_a_photo_of_nothing_is_told_of():
+    for level in (0, 250, 255):
+        image = Image.new("L", (100, 90), level)
+        with pytest.raises(UserError, match=r"it shows no piece of clothing: it is blank\."):
+            read(as_file(image), "it", CLOTHES)
+
+
+def test_a_letter_of_emnist_is_larger_and_its_box_is_in_the_middle(seven):
+    found = read(as_file(seven), "seven", datasets.preparation("emnist/letters"))
+    rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+    assert (rows[0], rows[-1]) == (2, 25)
+    assert abs(columns[0] - (27 - columns[-1])) <= 1
+
+
+def test_swapping_twice_is_nothing(test_split):
+    images = test_split.images[:3]
+    for name in ("mnist", "emnist/digits"):
+        preparation = datasets.preparation(name)
+        swapped = pictures.swap(images, preparation)
+        assert np.array_equal(swapped, images) == (name == "mnist")
+        np.testing.assert_array_equal(pictures.swap(swapped, preparation), images)
+
+
+def test_the_steps_have_the_figures_and_end_with_the_axes():
+    for name in datasets.names():
+        preparation = datasets.preparation(name)
+        steps = pictures.steps(preparation)
+        assert f"longer side is {preparation['box']} pixels" in " ".join(steps)
+        assert steps[-2].startswith("Swap rows and columns") == preparation["swap_axes"]
+        assert "(14, 14)" in " ".join(steps) or preparation["centre"] == "box"
+
+
+def test_a_limit_on_pixels_can_be_set(seven):
+    assert read(as_file(seven), "it", max_pixels=300 * 400).any()
+    with pytest.raises(UserError, match="it has more than 119,999 pixels: give a smaller one"):
+        read(as_file(seven), "it", max_pixels=300 * 400 - 1)

@@ -1,5 +1,6 @@
 """The predict command, as its users run it."""
 
+import copy
 import json
 import re
 import struct
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 import jaxmnist
-from jaxmnist import datasets, png, predict
+from jaxmnist import datasets, inference, png, predict
 
 
 @pytest.fixture
@@ -104,6 +105,32 @@ def test_a_name_that_is_no_text_is_printed_as_it_is(trained, folder):
         timeout=60,
     )
     assert run.stdout.startswith(name + b": "), run.stderr
+
+
+def test_an_upright_letter_is_read_by_a_model_of_emnist(
+    trained, model, test_split, tmp_path, monkeypatch, capsys
+):
+    """The model of MNIST's digits serves for one that was trained on swapped letters."""
+    emnist = copy.copy(model)
+    emnist.preparation = datasets.preparation("emnist/letters")
+    emnist.class_names = datasets.class_names("emnist/letters")[:10]
+    monkeypatch.setattr(inference, "load", lambda workdir: emnist)
+    for i, image in enumerate(test_split.images[:10]):
+        (tmp_path / f"{i}.png").write_bytes(png.encode(image.swapaxes(0, 1)))
+    assert predict.main([f"--workdir={trained}", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    wanted = model.predict(test_split.images[:10]).classes
+    for line, label in zip(lines, wanted, strict=True):
+        assert f".png: {emnist.class_names[label]} (" in line
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(trained, command, folder):
+    (folder / "ü.png").write_bytes((folder / "0.png").read_bytes())
+    run = command(
+        "predict", str(folder / "ü.png"), workdir=trained, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert run.wait() == 0
+    assert run.out.startswith(f"{folder}/\\xfc.png: ")
 
 
 def test_pictures_that_were_drawn_dark_on_light_are_recognized(

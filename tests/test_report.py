@@ -1,6 +1,7 @@
 """The report: one page without anything from elsewhere, its figures, and runs laid side by side."""
 
 import base64
+import copy
 import dataclasses
 import html.parser
 import io
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxmnist
-from jaxmnist import report, themes
+from jaxmnist import datasets, inference, report, themes
 from jaxmnist.analysis import Analysis
 from jaxmnist.config import get_config
 from jaxmnist.datasets import Split
@@ -126,6 +127,16 @@ def test_an_analysis_is_that_of_the_model(written, test_split):
     results = json.loads((written[0] / "results.json").read_text())
     assert found.accuracy == pytest.approx(results["test"]["accuracy"])
     assert found.loss == pytest.approx(results["test"]["loss"], rel=1e-5)
+
+
+def test_examples_with_swapped_axes_are_shown_upright(written, model, test_split, monkeypatch):
+    emnist = copy.copy(model)
+    emnist.preparation = datasets.preparation("emnist/digits")
+    monkeypatch.setattr(inference, "load", lambda workdir: emnist)
+    found = report.analyse(written[0])
+    np.testing.assert_array_equal(found.split.images, test_split.images.swapaxes(1, 2))
+    # The network still gets its inputs as they are.
+    np.testing.assert_array_equal(found.classes, model.predict(test_split.images).classes)
 
 
 def test_runs_of_two_datasets_are_not_compared(written, monkeypatch, capsys):
