@@ -321,13 +321,16 @@ def _write(builder: Builder, arrays: Arrays | None) -> None:
     builder.arrays = arrays
     builder.download_and_prepare(file_format="array_record")
     try:  # The end of a file is what a full disk cuts off.
-        for split in SPLITS:
-            source = _source(builder, split)
-            if len(source) != builder.num_examples[split] or not source[len(source) - 1]:
-                raise OSError(f"its {split} split was not written whole")
-    except BaseException:
+        sources = {split: _source(builder, split) for split in SPLITS}
+        is_whole = all(
+            len(source) == builder.num_examples[split] and source[len(source) - 1]
+            for split, source in sources.items()
+        )
+    except Exception:
+        is_whole = False
+    if not is_whole:
         shutil.rmtree(builder.data_dir, ignore_errors=True)
-        raise
+        raise OSError("what was written is not whole")
 
 
 def read(

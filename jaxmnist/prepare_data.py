@@ -29,7 +29,7 @@ def _prepare(args: argparse.Namespace) -> None:
         raise UserError(f"--source_dir={source}: there is no such folder.")
     data_dir = None if args.data_dir is None else str(local_path(args.data_dir, "--data_dir"))
     builder = builders.create(args.dataset, data_dir)
-    is_new = not builder.data_path.exists()
+    is_new = not builders.is_prepared(builder)
     builders.prepare(builder, source)
     print(f"{args.dataset} {'is' if is_new else 'was already'} prepared in {builder.data_dir}")
 

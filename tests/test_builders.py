@@ -3,8 +3,11 @@
 import gzip
 import hashlib
 import multiprocessing
+import re
+import resource
 import shutil
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -73,7 +76,7 @@ def test_tfds_itself_reads_it(small_mnist, archives, tmp_path):
     assert example["label"] == labels[3]
 
 
-def test_two_processes_at_once_both_end_well(archives, tmp_path):
+def test_two_processes_at_once_both_end_well(small_mnist, archives, tmp_path):
     context = multiprocessing.get_context("spawn")
     done = context.Queue()
     args = (tmp_path / "data", archives, done)
@@ -124,11 +127,161 @@ def swap(a, b):
     shutil.move(a.with_name("aside"), b)
 
 
-def test_registered_checksums_are_verified(monkeypatch, tmp_path):
+def test_the_content_of_archives_is_verified(monkeypatch, tmp_path):
     monkeypatch.setattr(builders.MNIST, "num_examples", {"train": 4000, "test": 1000})
-    with pytest.raises(UserError, match=r"SHA-256 .* is not the registered 440fcabf73cc546"):
+    with pytest.raises(UserError, match=r"SHA-256 of its content is .*, not ba891046e6505d7aad"):
         builders.prepare(builders.create("mnist", str(tmp_path / "data")), _SAMPLE_DIR)
     assert not (tmp_path / "data").exists()
+
+
+@pytest.fixture
+def sample_content(monkeypatch):
+    """The sums of what the sample's archives hold, known as mnist's."""
+    monkeypatch.setattr(builders.Builder, "num_examples", {"train": 4000, "test": 1000})
+    sums = {
+        path.name.removesuffix("-ubyte.gz"): hashlib.sha256(idx.content(path)).hexdigest()
+        for path in _SAMPLE_DIR.glob("*.gz")
+    }
+    monkeypatch.setattr(builders, "_CONTENT", {"mnist": sums, "fashion_mnist": {}})
+
+
+def pack(folder, into):
+    into.mkdir()
+    for path in folder.iterdir():
+        (into / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=1234))
+    return into
+
+
+def test_archives_may_be_unpacked_or_packed_again_but_not_anothers(
+    sample_content, archives, tmp_path
+):
+    packed = pack(archives, tmp_path / "packed")
+    for folder in (archives, packed, _SAMPLE_DIR):
+        read = builders.create("mnist", None).read_archives(folder)
+        assert [len(labels) for _, labels in read.values()] == [4000, 1000]
+        for other in ("fashion_mnist", "kmnist"):
+            with pytest.raises(UserError, match=f"is an archive of mnist, not of {other}"):
+                builders.create(other, None).read_archives(folder)
+
+
+def test_where_the_content_is_unknown_the_registered_file_is_wanted(
+    sample_content, archives, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(builders, "_CONTENT", {})
+    builder, packed = builders.create("kmnist", None), pack(archives, tmp_path / "packed")
+    with pytest.raises(UserError, match=r"not the registered 51467d22.*packed again, unpack it"):
+        builder.read_archives(packed)
+    assert len(builder.read_archives(archives)["train"][1]) == 4000
+
+
+def test_the_genuine_archives_unpacked_and_packed_again(source_dir, tmp_path):
+    unpacked = tmp_path / "unpacked"
+    unpacked.mkdir()
+    for path in source_dir.glob("*-ubyte.gz"):
+        (unpacked / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    with pytest.raises(UserError, match="is an archive of mnist, not of fashion_mnist"):
+        builders.create("fashion_mnist", None).read_archives(unpacked)
+    for path in unpacked.iterdir():
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        path.unlink()
+    assert len(builders.create("mnist", None).read_archives(unpacked)["train"][1]) == 60000
+
+
+def test_of_longer_archives_of_emnist_the_first_are_taken_as_tfds_does(archives, monkeypatch):
+    """NIST's have 124,800 and 20,800 letters, tfds's splits 88,800 and 14,800."""
+    for path in list(archives.iterdir()):
+        prefix, kind = path.name.split("-", 1)
+        path.rename(archives / f"emnist-letters-{prefix.replace('t10k', 'test')}-{kind}")
+    builder = builders.create("emnist/letters", None)
+    assert builder.archived_examples == {"train": 124800, "test": 20800}
+    builder.num_examples = {"train": 3000, "test": 900}
+    builder.archived_examples = {"train": 4000, "test": 1000}
+    read = builder.read_archives(archives)
+    assert [(len(images), len(labels)) for images, labels in read.values()] == [
+        (3000, 3000),
+        (900, 900),
+    ]
+    whole = idx.read_images(archives / "emnist-letters-train-images-idx3-ubyte")
+    np.testing.assert_array_equal(read["train"][0], whole[:3000])
+
+
+def test_no_folder_is_left_in_the_temporary_one(small_mnist, archives, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for name in builders.names():
+        builders.create(name, str(tmp_path / "data"))
+    builders.prepare(builders.create("mnist", str(tmp_path / "data")), archives)
+    builders.read(builders.create("mnist", str(tmp_path / "data")), "test")
+    with pytest.raises(UserError):
+        builders.prepare(builders.create("kmnist", str(tmp_path / "data")), tmp_path)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["[x]", "a*", "b?", "gs://bucket/data"])
+def test_a_data_dir_that_tfds_takes_for_something_else_is_refused(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"data_dir={re.escape(name)} is not allowed: .*\\."):
+        builders.create("mnist", name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_other_data_dir_works(small_mnist, archives, tmp_path):
+    data_dir = str(tmp_path / "a\\b {x} %s ~ ü")
+    builders.prepare(builders.create("mnist", data_dir), archives)
+    assert len(builders.read(builders.create("mnist", data_dir), "test")[1]) == 1000
+
+
+def test_a_tilde_is_the_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert builders.create("mnist", "~/data").data_dir == str(tmp_path / "data/mnist/3.0.1")
+
+
+def test_what_is_there_in_part_or_cannot_be_read_is_one_sentence(small_mnist, archives, tmp_path):
+    builders.prepare(builders.create("mnist", str(tmp_path)), archives)
+    folder = tmp_path / "mnist/3.0.1"
+    info = folder / "dataset_info.json"
+    whole = info.read_text()
+    for text in ("", "[]", whole[:200], whole.replace('"4000"', '"40"')):
+        info.write_text(text)
+        with pytest.raises(UserError, match=f"{folder} is damaged .*: delete that folder and"):
+            builders.read(builders.create("mnist", str(tmp_path)), "train")
+    info.unlink()
+    for use in (
+        builders.is_prepared,
+        lambda builder: builders.prepare(builder, archives),
+    ):
+        with pytest.raises(UserError, match=f"{folder} is damaged .it lacks dataset_info.json"):
+            use(builders.create("mnist", str(tmp_path)))
+    info.mkdir()  # What cannot be read, even by root.
+    with pytest.raises(UserError, match=r"dataset_info.json cannot be read .Is a directory"):
+        builders.create("mnist", str(tmp_path))
+    with pytest.raises(UserError, match=r"ubyte.* cannot be read .Not a directory"):
+        builders.is_prepared(builders.create("mnist", str(next(archives.iterdir()))))
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half(small_mnist, archives, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*File too large\): choose another"):
+            builders.prepare(builders.create("mnist", str(tmp_path / "data")), archives)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert files(tmp_path / "data") in ([], [".mnist.lock"])
+
+
+def test_what_lacks_its_end_is_not_kept(small_mnist, archives, tmp_path, monkeypatch):
+    def prepare_and_cut(self, **kwargs):
+        prepare(self, **kwargs)
+        (record,) = self.data_path.glob("*test.array_record*")
+        record.write_bytes(record.read_bytes()[:-70_000])
+
+    prepare = builders.Builder.download_and_prepare
+    monkeypatch.setattr(builders.Builder, "download_and_prepare", prepare_and_cut)
+    with pytest.raises(UserError, match=r"cannot write .*what was written is not whole"):
+        builders.prepare(builders.create("mnist", str(tmp_path / "data")), archives)
+    assert not (tmp_path / "data/mnist/3.0.1").exists()
 
 
 def test_a_folder_that_cannot_be_written(small_mnist, archives, tmp_path):
@@ -166,7 +319,12 @@ def test_the_family_keeps_tfdss_names_and_urls():
         }[builder.name]
         assert builder.version == stock.VERSION
         assert set(builder.urls()) == set(stock.url_infos)
-        assert builder.info.features["label"].num_classes >= 10
+        names, label = builders.class_names(name), builder.info.features["label"]
+        assert len(names) == len(set(names)) == label.num_classes >= 10
+        assert names == builder.class_names
+        if builder.name != "emnist":
+            assert names == label.names
+        assert builders.num_examples(name) == builder.num_examples
     assert "tensorflow" not in sys.modules
 
 
