@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 SUFFIXES = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
 PLATFORMS = ("cpu", "cuda", "tpu")
 _TOLERANCE = 1e-4  # Between logits.
+_READ_WITH = {
+    "onnx": 'onnxruntime.InferenceSession(file).run(["logits"], {"image": image})',
+    "stablehlo": 'jax.export.deserialize(bytearray(open(file, "rb").read())).call(image)',
+}
 _OPSET, _IR_VERSION = 17, 8  # What onnxruntime reads since 1.12.
 
 Logits = Callable[[UInt8[np.ndarray, "n 28 28 1"]], Float[np.ndarray, "n classes"]]
@@ -39,7 +43,7 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
     # Imported here, so that a mistyped flag is told of at once.
     import jax
 
-    from jaxmnist import device, inference
+    from jaxmnist import device, inference, pictures
     from jaxmnist import workdir as workdir_lib
     from jaxmnist.checkpoints import fingerprint
 
@@ -71,6 +75,8 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
             "shape": ["batch", 28, 28, 1],
             "dtype": "uint8",
             "scaling": "none: grey levels from 0 to 255, light on dark; the model divides by 255",
+            "preparation": model.preparation,
+            "steps": pictures.steps(model.preparation),
         },
         "output": {
             "name": "logits",
@@ -89,6 +95,7 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
         "step": model.step,
         "params_sha256": fingerprint(model.trained_params),
     }
+    about["read_with"] = _READ_WITH[kind]
     if kind == "stablehlo":
         about["platforms"] = PLATFORMS
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +139,9 @@ def to_onnx(model: "Model") -> bytes:
     for i, conv in enumerate(convs):
         kernel = weight(f"conv{i}_kernel", conv["kernel"].transpose(3, 2, 0, 1))
         bias = weight(f"conv{i}_bias", conv["bias"])
-        x = node("Conv", x, kernel, bias, auto_pad="SAME_UPPER")
+        # Some readers do not take the shape from the kernel: OpenCV 4, ncnn and burn.
+        shape = conv["kernel"].shape[:2]
+        x = node("Conv", x, kernel, bias, kernel_shape=shape, auto_pad="SAME_UPPER")
         x = node("Relu", node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]))
         size //= 2
     x = node("Flatten", x)

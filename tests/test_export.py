@@ -29,6 +29,16 @@ def run_onnx(path, images):
     return np.concatenate([session.run(["logits"], {"image": part})[0] for part in parts])
 
 
+def run_opencv(path, images):
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    net = cv2.dnn.readNetFromONNX(str(path))
+    found = []
+    for part in (images[:1], images[1:]):
+        net.setInput(part)
+        found.append(net.forward())
+    return np.concatenate(found)
+
+
 def run_stablehlo(path, images):
     given, taken = path.with_name("images.npy"), path.with_name("logits.npy")
     np.save(given, images)
@@ -38,7 +48,10 @@ def run_stablehlo(path, images):
     return np.load(taken)
 
 
-@pytest.mark.parametrize(("kind", "call"), [("onnx", run_onnx), ("stablehlo", run_stablehlo)])
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [("onnx", run_onnx), ("onnx", run_opencv), ("stablehlo", run_stablehlo)],
+)
 def test_a_file_answers_as_the_model(kind, call, trained, model, test_split, tmp_path, capsys):
     if kind == "onnx":
         pytest.importorskip("onnx", reason="needs the extra onnx")
@@ -59,6 +72,24 @@ def test_a_file_answers_as_the_model(kind, call, trained, model, test_split, tmp
     assert about["input"]["name"] == "image"
     assert about["input"]["dtype"] == "uint8"
     assert about["output"]["shape"] == ["batch", 10]
+    assert about["input"]["preparation"] == model.preparation
+    assert "longer side is 20 pixels" in " ".join(about["input"]["steps"])
+    assert {"onnx": "onnxruntime", "stablehlo": "jax.export.deserialize"}[kind] in about[
+        "read_with"
+    ]
+
+
+def test_readers_that_do_not_look_at_the_kernel_are_told_its_shape(model):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    graph = onnx.load_from_string(export.to_onnx(model)).graph
+    shapes = [
+        list(attribute.ints)
+        for node in graph.node
+        if node.op_type == "Conv"
+        for attribute in node.attribute
+        if attribute.name == "kernel_shape"
+    ]
+    assert shapes == [[5, 5], [5, 5]]
 
 
 def test_stablehlo_is_for_every_platform(model):
