@@ -1,4 +1,4 @@
-"""The command that opens a page on which a person draws a digit and sees what the model says.
+"""The command that opens a page on which a person draws and sees what the model says of it.
 
 Starlette and one page of our own rather than Gradio: Gradio 6.31's sketchpad tells of a stroke
 only once it has ended, so that nothing moves while one draws, and takes 340 MB.
@@ -8,8 +8,10 @@ import argparse
 import asyncio
 import base64
 import io
+import json
 import socket
 import sys
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from jaxmnist.inference import Model
 
 MAX_BYTES = 10_000_000  # Of a picture.
+MAX_PIXELS = 25_000_000  # A telephone's 24 megapixels; 0.4 GB while it is prepared.
+_SECONDS = 20  # For a picture to arrive.
 # Pillow has others that start programs, or that no browser shows.
 _FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 _PAGE = Path(__file__).with_name("demo.html")
@@ -39,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command until Ctrl-C; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxmnist.demo",
-        description="Opens a page on which a digit is drawn, and says which it is.",
+        description="Opens a page to draw on, or to drop a picture on, and says what it shows.",
         allow_abbrev=False,
     )
     parser.add_argument("--workdir", required=True, help="the folder of a training run")
@@ -64,10 +68,11 @@ def _demo(workdir: str, host: str, port: int, browser: bool) -> None:
 
     listening = _listen(host, port)
     device.cache_compilations()
-    app = create_app(inference.load(workdir), host)
+    model = inference.load(workdir)
+    app = create_app(model, host)
     host, port = listening.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    print(f"draw a digit on {url} (Ctrl-C stops)", flush=True)
+    print(f"draw a {model.preparation['shows']} on {url} (Ctrl-C stops)", flush=True)
     if browser:
         webbrowser.open(url)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
@@ -101,57 +106,130 @@ def create_app(model: "Model", host: str = "127.0.0.1") -> Any:
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
-    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
-    html = _PAGE.read_text(encoding="utf-8").replace("MAX_BYTES", str(MAX_BYTES))
+    html = _page(model)
     one_at_a_time = asyncio.Lock()
 
     async def page(request: Request) -> Response:
         return HTMLResponse(html, headers=_HEADERS)
 
-    async def predict(request: Request) -> Response:
+    async def read(request: Request) -> bytes | None:
         data = bytearray()
         async for part in request.stream():
             data += part
             if len(data) > MAX_BYTES:
-                error = f"the picture has more than {MAX_BYTES // 1_000_000} MB."
-                return JSONResponse({"error": error}, 413, _HEADERS | {"Connection": "close"})
+                return None
+        return bytes(data)
+
+    async def predict(request: Request) -> Response:
+        close = _HEADERS | {"Connection": "close"}
+        try:
+            data = await asyncio.wait_for(read(request), _SECONDS)
+        except TimeoutError:
+            error = f"the picture did not arrive within {_SECONDS} s."
+            return JSONResponse({"error": error}, 408, close)
+        if data is None:
+            error = f"the picture has more than {MAX_BYTES // 1_000_000} MB."
+            return JSONResponse({"error": error}, 413, close)
         try:
             async with one_at_a_time:
-                found = await run_in_threadpool(answer, model, bytes(data))
+                found = await run_in_threadpool(answer, model, data)
         except UserError as e:
             return JSONResponse({"error": str(e)}, 422, _HEADERS)
         return JSONResponse(found, headers=_HEADERS)
 
-    # A page elsewhere whose name was made to point here has another name in its requests.
-    names = ["*"] if host in ("0.0.0.0", "::") else ["127.0.0.1", "localhost", "[::1]", host]
+    class Guard:
+        """Answers what is asked by this page alone, under a name of this server."""
+
+        def __init__(self, app: Any):
+            self._app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            refused = _refusal(Request(scope), host) if scope["type"] == "http" else None
+            app = PlainTextResponse(refused[1], refused[0], _HEADERS) if refused else self._app
+            await app(scope, receive, send)
+
     return Starlette(
         routes=[Route("/", page), Route("/predict", predict, methods=["POST"])],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)],
+        middleware=[Middleware(Guard)],
     )
+
+
+def _refusal(request: Any, host: str) -> tuple[int, str] | None:
+    """The status and the sentence for a request that is not answered."""
+    # A page elsewhere whose name was made to point here has another name in its requests.
+    asked = request.headers.get("host", "")
+    names = {"127.0.0.1", "localhost", "::1", host.strip("[]").lower()}
+    if host not in ("0.0.0.0", "::") and _hostname(asked) not in names:
+        return 400, (
+            f"Invalid host header: this demo was started with --host={host} and was asked for "
+            f"{asked!r}. Behind a proxy, let that send 'Host: localhost', or start the demo with "
+            "--host=0.0.0.0, which answers to every name and on every network.\n"
+        )
+    # Browsers say whose page asks: the first where the connection is safe, the second always.
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    is_ours = origin is None or origin.partition("://")[2] == asked
+    if site is not None:
+        is_ours = site == "same-origin"
+    if request.method == "POST" and not is_ours:
+        return 403, (
+            f"This demo answers its own page alone, not one from {origin or 'elsewhere'}. Behind a "
+            "proxy, let that pass on the header 'Host'.\n"
+        )
+    return None
+
+
+def _hostname(netloc: str) -> str | None:
+    try:
+        return urllib.parse.urlsplit(f"//{netloc}").hostname
+    except ValueError:
+        return None
+
+
+def _page(model: "Model") -> str:
+    """The page, in the words of what the model was trained on."""
+    shows = model.preparation["shows"]
+    is_photo = model.preparation["method"] == "photo"
+    texts = {
+        "TITLE": f"{'Show' if is_photo else 'Draw'} a {shows}",
+        "HINT": (
+            "Drop a photo of one anywhere on the page, best on plain white; or draw it."
+            if is_photo
+            else "With the mouse or a finger; or drop a picture of one anywhere on the page."
+        ),
+        "MAX_BYTES": str(MAX_BYTES),
+        # In a script nothing may look like the end of it.
+        "LABELS": json.dumps(model.class_names).replace("<", "\\u003c"),
+    }
+    html = _PAGE.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        html = html.replace(name, text)
+    return html
 
 
 def answer(model: "Model", data: bytes) -> dict[str, Any]:
     """What the page shows of a picture.
 
     Returns "labels", "classes" and "probabilities", and "image", the 28x28 PNG that the network
-    sees, as base64.
+    sees, upright, as base64.
 
     Raises:
       UserError: no picture, or nothing on it.
     """
     from jaxmnist import pictures, png
 
-    digit = pictures.read(io.BytesIO(data), "the picture", _FORMATS)
-    classes, probabilities = model.predict(digit)
+    image = pictures.read(
+        io.BytesIO(data), "the picture", model.preparation, _FORMATS, max_pixels=MAX_PIXELS
+    )
+    classes, probabilities = model.predict(image)
     return {
         "labels": model.class_names,
         "classes": int(classes),
         "probabilities": probabilities.tolist(),
-        "image": base64.b64encode(png.encode(digit[..., None])).decode(),
+        "image": base64.b64encode(png.encode(image[..., None])).decode(),
     }
 
 

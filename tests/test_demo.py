@@ -1,6 +1,9 @@
 """The demo in a real browser: digits drawn by mouse, pictures dropped, and what it refuses."""
 
+import asyncio
+import copy
 import http.client
+import io
 import itertools
 import json
 import re
@@ -9,8 +12,9 @@ import socket
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxmnist import demo, png
+from jaxmnist import datasets, demo, pictures, png
 
 pytest.importorskip("starlette", reason="needs the extra demo")
 pytest.importorskip("uvicorn", reason="needs the extra demo")
@@ -78,6 +82,105 @@ def test_a_port_in_use_is_told_of(address, command, trained):
     run = command("demo", "--no_browser", workdir=trained, port=address[1])
     assert run.wait() == 1
     assert re.fullmatch(r"error: cannot listen on 127\.0\.0\.1, port \d+ .*\.\n", run.err)
+
+
+def call(app, method, path, body=b"", headers=None, receive=None):
+    """What an application answers, without a server: the status and the body's text."""
+    headers = {"host": "127.0.0.1:7860"} | (headers or {})
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    sent = []
+
+    async def whole():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive or whole, send))
+    return sent[0]["status"], b"".join(each.get("body", b"") for each in sent[1:]).decode()
+
+
+def test_only_its_own_page_is_answered(model, test_split):
+    app, picture = demo.create_app(model), png.encode(test_split.images[0])
+    for headers, status in [
+        ({}, 200),  # No browser.
+        ({"origin": "http://127.0.0.1:7860"}, 200),
+        ({"origin": "http://elsewhere.example"}, 403),
+        ({"origin": "http://127.0.0.1:8000"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "https://demo.example", "sec-fetch-site": "same-origin"}, 200),  # A proxy's.
+        ({"origin": "http://127.0.0.1:7860", "sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+    ]:
+        found, text = call(app, "POST", "/predict", picture, headers)
+        assert found == status, (headers, text)
+        assert status == 200 or "answers its own page alone" in text
+    assert call(app, "GET", "/", headers={"origin": "http://elsewhere.example"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "asked", "status"),
+    [
+        ("127.0.0.1", "localhost:7860", 200),
+        ("127.0.0.1", "[::1]:7860", 200),
+        ("::1", "[::1]:7860", 200),
+        ("Demo.example", "demo.example", 200),
+        ("0.0.0.0", "demo.example", 200),
+        ("::", "demo.example", 200),
+        ("127.0.0.1", "demo.example", 400),
+        ("127.0.0.1", "[", 400),
+        ("127.0.0.1", "", 400),
+    ],
+)
+def test_the_names_that_it_answers_to(model, host, asked, status):
+    found, text = call(demo.create_app(model, host), "GET", "/", headers={"host": asked})
+    assert found == status
+    if status == 400:
+        assert f"started with --host={host} and was asked for {asked!r}. Behind a proxy" in text
+        assert "--host=0.0.0.0" in text
+
+
+def test_the_page_has_the_words_of_the_dataset(model):
+    _, digits = call(demo.create_app(model), "GET", "/")
+    assert "<h1>Draw a digit</h1>" in digits
+    assert f"setRows({json.dumps(model.class_names)})" in digits
+    clothes = copy.copy(model)
+    clothes.preparation = datasets.preparation("fashion_mnist")
+    clothes.class_names = [*datasets.class_names("fashion_mnist"), "</script>"]
+    _, page = call(demo.create_app(clothes), "GET", "/")
+    assert "<h1>Show a piece of clothing</h1>" in page
+    assert "digit<" not in page
+    assert '"Sandal"' in page
+    assert page.count("</script>") == 1
+    assert not re.search("TITLE|HINT|LABELS|MAX_BYTES", page)
+
+
+def test_too_many_pixels_are_refused_before_they_are_read(model, monkeypatch):
+    monkeypatch.setattr(pictures, "_grey", lambda *args: pytest.fail("it was read"))
+    large = io.BytesIO()
+    Image.new("1", (6000, 5000)).save(large, "PNG")
+    assert len(large.getvalue()) < 10_000
+    status, text = call(demo.create_app(model), "POST", "/predict", large.getvalue())
+    assert status == 422
+    assert json.loads(text)["error"] == (
+        "the picture has more than 25,000,000 pixels: give a smaller one."
+    )
+
+
+def test_a_picture_that_does_not_arrive_is_given_up(model, monkeypatch):
+    async def never():
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(demo, "_SECONDS", 0.1)
+    status, text = call(demo.create_app(model), "POST", "/predict", receive=never)
+    assert (status, json.loads(text)["error"]) == (408, "the picture did not arrive within 0.1 s.")
 
 
 @pytest.fixture(scope="module")
