@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import io
 import os
-import re
 import shutil
 import string
 import sys
@@ -19,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
@@ -30,6 +28,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxmnist import idx, png
 from jaxmnist.errors import UserError, first_line
+from jaxmnist.files import local_path, lock
 
 SPLITS = ("train", "test")
 KINDS = ("images-idx3", "labels-idx1")
@@ -237,25 +236,13 @@ def create(name: str, data_dir: str | None) -> Builder:
       UserError: what lies in the folder cannot be read, or is damaged.
     """
     name, _, config = name.partition("/")
-    root = _local_path(data_dir or tfds.core.constants.DATA_DIR, "data_dir")
+    root = local_path(data_dir or tfds.core.constants.DATA_DIR, "data_dir")
     folder = root / name / config / str(_CLASSES[name].VERSION)
     try:
         return _CLASSES[name](data_dir=str(root), **({"config": config} if config else {}))
     except Exception as e:
         _is_whole(folder)
         raise _damaged(folder, e) from e
-
-
-def _local_path(text: str, what: str) -> Path:
-    """A path as it was meant; raises UserError for what tfds takes for something else."""
-    path = Path(text).expanduser()
-    if "://" in text:
-        raise UserError(f"{what}={text} is not allowed: it must be a folder of this machine.")
-    if found := re.search(r"[\[*?]", str(path.absolute())):
-        raise UserError(
-            f"{what}={text} is not allowed: tfds takes {found[0]!r} in a path for a pattern."
-        )
-    return path
 
 
 def is_prepared(builder: Builder) -> bool:
@@ -281,13 +268,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _damaged(folder: str | Path, why: str | Exception) -> UserError:
-    return UserError(
-        f"{folder} is damaged ({_reason(why)}): delete that folder and prepare it again."
-    )
-
-
-def _reason(why: str | Exception) -> str:
-    return next(iter(str(why).splitlines()), type(why).__name__).rstrip(".")
+    why = why if isinstance(why, str) else first_line(why).rstrip(".")
+    return UserError(f"{folder} is damaged ({why}): delete that folder and prepare it again.")
 
 
 def prepare(builder: Builder, source_dir: Path | None = None) -> None:
@@ -302,7 +284,8 @@ def prepare(builder: Builder, source_dir: Path | None = None) -> None:
     root = Path(builder.data_dir_root)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f".{builder.name}.lock"), _quiet():
+        busy = f"another process prepares {builder.name} in {root}"
+        with lock(root / f".{builder.name}.lock", busy, wait=True), _quiet():
             # Asked under the lock: the process we waited for may have prepared it.
             if not is_prepared(builder):
                 _write(builder, arrays)
@@ -313,7 +296,7 @@ def prepare(builder: Builder, source_dir: Path | None = None) -> None:
     except requests.RequestException:  # An OSError too, but no fault of the folder's.
         raise
     except (OSError, RuntimeError) as e:  # array_record's writer raises RuntimeError.
-        why = (getattr(e, "strerror", None) or _reason(e)).split(";")[0]
+        why = (getattr(e, "strerror", None) or first_line(e)).split(";")[0]
         raise UserError(f"cannot write {root} ({why}): choose another data_dir.") from e
 
 

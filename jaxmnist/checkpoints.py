@@ -6,7 +6,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, first_line, warn
 from jaxmnist.models import describe_arrays
 from jaxmnist.train_state import TrainState
 
@@ -212,11 +211,9 @@ def restore(
                 damaged[each, step] = str(e)
         if len(trees) == len(runs):
             for (each, newer), reason in damaged.items():
-                print(
+                warn(
                     f"WARNING: the checkpoint of step {newer} in {each.folder} is damaged "
-                    f"({reason}); using that of step {step}.",
-                    file=sys.stderr,
-                    flush=True,
+                    f"({reason}); using that of step {step}."
                 )
             return trees, list(damaged)
     if any(each.steps() for each in runs):
@@ -291,5 +288,4 @@ def _reason(e: Exception) -> str:
     """The last part of an error's first line: tensorstore puts what the system said there."""
     if isinstance(e, json.JSONDecodeError):
         return "a JSON file is cut off or damaged"
-    first_line = (str(e).splitlines() or [type(e).__name__])[0]
-    return first_line.rsplit(": ", 1)[-1][:200]
+    return first_line(e).rsplit(": ", 1)[-1][:200]

@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from jaxmnist import datasets, optimizers
 from jaxmnist.errors import UserError, first_line
+from jaxmnist.files import local_path
 from jaxmnist.optimizers import DECAYS
 
 
@@ -211,8 +212,6 @@ def eval_name(config: ConfigDict) -> str:
 
 
 def _run_file(text: str | os.PathLike) -> ConfigDict:
-    from jaxmnist.workdir import local_path  # Here, since workdir imports this module.
-
     path = local_path(text, "--config", as_pattern=False)
     if not path.is_file():
         raise UserError(f"--config={path}: there is no such file.")
@@ -244,8 +243,6 @@ def _parse(field: str, text: str) -> Any:
     if field == "data_dir" and text in ("", "None"):
         return None
     if field == "data_dir":
-        from jaxmnist.workdir import local_path  # Here, since workdir imports this module.
-
         return str(local_path(text, "data_dir"))
     try:
         if wanted is bool:

@@ -44,12 +44,12 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
     import jax
 
     from jaxmnist import device, inference, pictures
-    from jaxmnist import workdir as workdir_lib
     from jaxmnist.checkpoints import fingerprint
+    from jaxmnist.files import local_path, write_bytes, write_json
 
-    output = workdir_lib.local_path(workdir, "--workdir") / f"model{SUFFIXES[kind]}"
+    output = local_path(workdir, "--workdir") / f"model{SUFFIXES[kind]}"
     if output_file is not None:
-        output = workdir_lib.local_path(output_file, "--output", as_pattern=False)
+        output = local_path(output_file, "--output", as_pattern=False)
     build, check = {"onnx": (to_onnx, _run_onnx), "stablehlo": (to_stablehlo, _run_stablehlo)}[kind]
     device.cache_compilations()
     model = inference.load(workdir, dtype="float32")
@@ -99,8 +99,8 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
     if kind == "stablehlo":
         about["platforms"] = PLATFORMS
     output.parent.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_bytes(output, data)
-    workdir_lib.write_json(output.with_name(f"{output.name}.json"), about)
+    write_bytes(output, data)
+    write_json(output.with_name(f"{output.name}.json"), about)
     print(
         f"{output} ({len(data) / 1e6:.1f} MB), and {output.name}.json beside it: {dataset.name} "
         f"{model.config.eval_split} accuracy {accuracy:.4f}; over {len(test):,} examples the same "

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from jaxmnist import checkpoints, datasets, device, distributed, pictures
 from jaxmnist.checkpoints import Checkpoints, saved_part
 from jaxmnist.errors import UserError
+from jaxmnist.files import local_path
 from jaxmnist.input_pipeline import to_float
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train_state import (
@@ -22,7 +23,7 @@ from jaxmnist.train_state import (
     create_train_state,
     describe_network,
 )
-from jaxmnist.workdir import Workdir, local_path
+from jaxmnist.workdir import Workdir
 
 _LARGEST_BATCH = 200
 
@@ -150,15 +151,18 @@ def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainSt
     network = describe_network(config, num_classes)
     distributed.from_first(lambda: record.check_network(network))
     state = create_train_state(config, num_classes, layout)
-    tree = distributed.from_first(lambda: _newest(record, saved_part(state)))
+    parts = None if state.optimizer.averages else ("step", "params")
+    tree = distributed.from_first(lambda: _newest(record, saved_part(state), parts))
     return state.replace(**layout.put(tree, layout.state))
 
 
-def _newest(record: Workdir, shapes: dict[str, Any]) -> dict[str, Any]:
+def _newest(
+    record: Workdir, shapes: dict[str, Any], parts: tuple[str, ...] | None
+) -> dict[str, Any]:
     trees: list[dict[str, Any]] = []
     if record.checkpoints.is_dir():
         opened = Checkpoints(record.checkpoints, read_only=True)
-        trees, _ = checkpoints.restore([opened], jax.device_get(shapes), ("step", "params"))
+        trees, _ = checkpoints.restore([opened], jax.device_get(shapes), parts)
         opened.close()
     if not trees:
         raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")

@@ -207,7 +207,8 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
     from jaxmnist import device, distributed, hooks, results, runs
-    from jaxmnist.workdir import Workdir, local_path
+    from jaxmnist.files import local_path
+    from jaxmnist.workdir import Workdir
 
     workdir = local_path(args.workdir, "--workdir")
     distributed.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout)

@@ -5,8 +5,8 @@ import sys
 
 from jaxmnist import builders
 from jaxmnist.errors import UserError
+from jaxmnist.files import local_path
 from jaxmnist.main import run
-from jaxmnist.workdir import local_path
 
 
 def main(argv: list[str] | None = None) -> int:

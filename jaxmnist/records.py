@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 from jaxmnist import checkpoints, distributed
 from jaxmnist import results as results_lib
 from jaxmnist.checkpoints import Checkpoints, saved_part
+from jaxmnist.files import write_json
 from jaxmnist.logs import MetricWriter
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train_state import TrainState
-from jaxmnist.workdir import Workdir, write_json
+from jaxmnist.workdir import Workdir
 
 if TYPE_CHECKING:
     from jaxmnist.events import EventFile

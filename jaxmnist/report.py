@@ -40,7 +40,7 @@ def _report(workdirs: list[str], output_file: str | None, data_dir: str | None) 
         raise UserError(f"the report needs {e.name}: pip install 'jaxmnist[report]'.") from None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import device, figures, mistakes, themes
-    from jaxmnist.workdir import local_path, write_bytes, write_text
+    from jaxmnist.files import local_path, write_bytes, write_text
 
     output = local_path(workdirs[0], "--workdir") / "report.html"
     if output_file is not None:
@@ -83,7 +83,8 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
     """A run's newest model on its evaluation split; raises UserError as inference.load does."""
     from jaxmnist import inference, logs
     from jaxmnist.analysis import Analysis
-    from jaxmnist.workdir import Workdir, local_path
+    from jaxmnist.files import local_path
+    from jaxmnist.workdir import Workdir
 
     record = Workdir(local_path(workdir, "workdir"))
     model = inference.load(workdir)

@@ -12,12 +12,13 @@ from jaxmnist import config as config_lib
 from jaxmnist import datasets, device, distributed, hooks
 from jaxmnist import results as results_lib
 from jaxmnist.errors import UserError, say
+from jaxmnist.files import local_path, write_json
 from jaxmnist.inference import newest_state
 from jaxmnist.input_pipeline import Data
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train import evaluate, jit_eval_step, train
 from jaxmnist.train_state import describe_network
-from jaxmnist.workdir import Workdir, local_path, write_json
+from jaxmnist.workdir import Workdir
 
 
 def train_and_evaluate(

@@ -5,10 +5,10 @@ import csv
 import hashlib
 import io
 import itertools
-import json
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxmnist.errors import Interrupted, UserError, first_line, say, warn
@@ -45,8 +45,9 @@ def _command(args: argparse.Namespace, overrides: Fields, swept: Fields) -> None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
     from jaxmnist import device
+    from jaxmnist.files import local_path, write_text
     from jaxmnist.input_pipeline import Data
-    from jaxmnist.workdir import Workdir, local_path, write_text
+    from jaxmnist.workdir import Workdir
 
     device.keep_freed_memory()
     device.cache_compilations()
@@ -186,7 +187,7 @@ def _continued(record: "Workdir", num_steps: int) -> list[tuple[int, int]]:
     steps, saved = record.checkpoint_steps(), record.load_config()
     if not steps or saved is None or max(steps) > num_steps:
         return []
-    starts = [(each["step"], each["num_steps"]) for each in _starts(record)]
+    starts = [(each["step"], each["num_steps"]) for each in record.load_run().get("starts", [])]
     starts = starts or [(0, saved.num_steps)]
     if starts[-1][1] != num_steps:
         starts.append((max(steps), num_steps))
@@ -196,12 +197,6 @@ def _continued(record: "Workdir", num_steps: int) -> list[tuple[int, int]]:
         if not schedules or schedules[-1][1] != start[1]:
             schedules.append(start)
     return [(after[0], before[1]) for before, after in itertools.pairwise(schedules)]
-
-
-def _starts(record: "Workdir") -> list[dict[str, Any]]:
-    """Of each process that trained a run: from which "step", of "num_steps"; [] if not recorded."""
-    path = record.path / "run.json"
-    return json.loads(path.read_text()).get("starts", []) if path.exists() else []
 
 
 def _told(continued: list[tuple[int, int]]) -> str:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxmnist import workdir as workdir_lib
+from jaxmnist import files
 from jaxmnist.checkpoints import Checkpoints
 from jaxmnist.errors import UserError
-from jaxmnist.workdir import Workdir, local_path, lock, write_json
+from jaxmnist.files import local_path, lock, write_json
+from jaxmnist.workdir import Workdir
 
 BUSY = "another process is training in DIR"
 
@@ -56,14 +57,14 @@ def test_who_holds_the_lock_is_told(tmp_path):
 
 def test_a_lock_that_was_released_under_our_hands_is_none(tmp_path, monkeypatch):
     """A file that is opened, and deleted by its owner before it is locked, locks nobody out."""
-    path, flock, deleted = tmp_path / ".lock", workdir_lib.fcntl.flock, []
+    path, flock, deleted = tmp_path / ".lock", files.fcntl.flock, []
 
     def delete_first(fd, operation):
         if not deleted:
             deleted.append(path.unlink())
         flock(fd, operation)
 
-    monkeypatch.setattr(workdir_lib.fcntl, "flock", delete_first)
+    monkeypatch.setattr(files.fcntl, "flock", delete_first)
     with lock(path, BUSY):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
@@ -75,7 +76,7 @@ def test_a_lock_without_flock(tmp_path, monkeypatch, code):
     def flock(fd, operation):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(workdir_lib.fcntl, "flock", flock)
+    monkeypatch.setattr(files.fcntl, "flock", flock)
     path = tmp_path / ".lock"
     with lock(path, BUSY):
         with pytest.raises(UserError, match=f"{BUSY} .process {os.getpid()} on "), lock(path, BUSY):
@@ -121,7 +122,7 @@ def test_a_checkpoint_comes_back_from_any_path_that_is_allowed(tmp_path):
             checkpoints.save(1, tree)
             checkpoints.wait()
         else:
-            assert checkpoints.restore(tree)["params"]["w"].tolist() == [0, 1, 2, 3, 4, 5]
+            assert checkpoints.read(1, tree)["params"]["w"].tolist() == [0, 1, 2, 3, 4, 5]
         checkpoints.close()
 
 
