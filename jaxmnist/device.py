@@ -24,8 +24,7 @@ from jaxmnist.errors import UserError, first_line
 # cpu_layers, all products, it gains nothing, but keeps a young library to what we test.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
-
-# What changes results of JAX's options, with JAX's defaults; and such variables of XLA's.
+# JAX's options that can change results, with JAX's defaults; and variables that can.
 _OPTIONS = {
     "jax_allow_f16_reductions": True,
     "jax_default_matmul_precision": None,
@@ -99,8 +98,9 @@ def cache_compilations() -> None:
     # Without a cache everything still works: RuntimeError, or "~", where there is no home.
     with contextlib.suppress(OSError, RuntimeError):
         folder = Path(platformdirs.user_cache_dir("jaxmnist")) / "compiled" / kind
-        if folder.is_absolute():
-            folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_absolute():
+            return
+        folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -120,10 +120,10 @@ def describe() -> dict[str, str | int]:
 
 
 def options() -> dict[str, bool | int | str | None]:
-    """JAX's options that can change a result, where they are not JAX's defaults; and XLA's."""
-    values = jax.config.values
+    """What can change a result and is not as JAX has it by default: options, and variables."""
+    found = {name: jax.config.values.get(name, default) for name, default in _OPTIONS.items()}
     return {
-        **{name: values[name] for name, default in _OPTIONS.items() if values[name] != default},
+        **{name: value for name, value in found.items() if value != _OPTIONS[name]},
         **{name: os.environ[name] for name in _VARIABLES if os.environ.get(name)},
     }
 

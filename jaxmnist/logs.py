@@ -138,7 +138,7 @@ def read_records(workdir: Workdir) -> Iterator[dict]:
     """The whole lines of metrics.jsonl; a line that was cut off by a crash ends them."""
     if not workdir.metrics.exists():
         return
-    for line in workdir.metrics.read_text(encoding="utf-8").splitlines():
+    for line in workdir.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             yield json.loads(line)
         except ValueError:
