@@ -12,6 +12,7 @@ from jaxmnist.datasets import Split
 from jaxmnist.events import EventFile
 from jaxmnist.records import Records
 from jaxmnist.sharding import Layout
+from jaxmnist.train_state import TrainState
 
 NAMES = [str(digit) for digit in range(10)]
 
@@ -53,7 +54,7 @@ def test_tensorboard_gets_them_as_a_person_sees_them(test_split, monkeypatch):
     swapped = Split(test_split.images.swapaxes(1, 2), test_split.labels)
     for config.dataset, split in (("emnist/digits", swapped), ("mnist", test_split)):
         show = tensorboard.Show(config, split, records, layout)
-        show(1, None, {"classes": split.labels, "confidence": np.ones(len(split))})
+        show(1, Mock(TrainState), {"classes": split.labels, "confidence": np.ones(len(split))})
     for split in shown:
         np.testing.assert_array_equal(split.images, test_split.images)
     assert len(shown) == 2
