@@ -137,11 +137,12 @@ def steps(preparation: Preparation) -> list[str]:
         first = [
             f"What is {SIZE}x{SIZE} and light on a dark background already needs only the last "
             "two steps.",
-            "Take the grey levels, 0 for black to 255. The background is their median in the "
-            "corners.",
+            "Take the grey levels, 0 for black to 255. The background is their median in the four "
+            "corners, squares of a fiftieth of the shorter side.",
             "On a light background (from 128) take (background - grey) / background of every "
             "pixel, on a dark one (grey - background) / (255 - background); clip to [0, 1].",
-            f"What is {SIZE}x{SIZE} needs only the last two steps now.",
+            f"What is {SIZE}x{SIZE} is multiplied by 255 and rounded, and then needs only the last "
+            "two steps.",
             f"Cut away the rows and columns at the edges in which nothing is above {_CLOSE}.",
             f"Scale it with Lanczos's filter, keeping its aspect, so that its longer side is {box} "
             "pixels.",

@@ -6,9 +6,12 @@ import http.client
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -160,6 +163,20 @@ def test_the_page_has_the_words_of_the_dataset(model):
     assert '"Sandal"' in page
     assert page.count("</script>") == 1
     assert not re.search("TITLE|HINT|LABELS|MAX_BYTES", page)
+
+
+def test_the_page_is_utf_8_in_every_locale():
+    code = (
+        "from types import SimpleNamespace; from jaxmnist import demo; "
+        "model = SimpleNamespace(preparation={'shows': 'x', 'method': 'strokes'}, class_names=[]); "
+        "print(ascii(demo._page(model)))"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | ascii_only, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "Picture \\u2026</label>" in run.stdout
 
 
 def test_too_many_pixels_are_refused_before_they_are_read(model, monkeypatch):
