@@ -78,7 +78,8 @@ def test_processes_train_as_one(together, alone, tmp_path, count):
         said = [line for line in run.out.splitlines() if not line.startswith("[Gloo]")]
         assert said == [], "process 0 alone speaks"
     found = {path.name for path in tmp_path.iterdir()}
-    expected = {"config.json", "metrics.jsonl", "results.json", "tensorboard", "checkpoints"}
+    expected = {"config.json", "run.json", "metrics.jsonl", "results.json"}
+    expected |= {"tensorboard", "checkpoints"}
     assert found - {".lock"} == expected
 
 
