@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxmnist import datasets
 from jaxmnist.checkpoints import Checkpoints, fingerprint
 from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
@@ -293,7 +294,7 @@ def test_what_a_state_is_evaluated_and_predicts_with(expression, config, batch):
         logits = linear({"params": wanted}, batch["image"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         np.testing.assert_allclose(sums["loss"][i], losses.sum(), rtol=1e-5)
-        model = Model(config, state, Layout.create())
+        model = Model(config, state, Layout.create(), datasets.preparation("mnist"))
         np.testing.assert_allclose(model.params["kernel"], wanted["kernel"], rtol=1e-6)
         assert fingerprint(model.trained_params) == fingerprint(state.params)
         np.testing.assert_allclose(model.logits(np.asarray(batch["image"])), logits, rtol=1e-4)
