@@ -144,6 +144,8 @@ def check(config: ConfigDict) -> None:
         is_allowed, allowed = _ALLOWED.get(field, (None, None))
         if is_allowed and not is_allowed(value):
             raise UserError(f"{field}={value!r} is not allowed: it must be {allowed}.")
+    if config.data_dir is not None:
+        local_path(config.data_dir, "data_dir")
     period = math.gcd(*(config[field] for field in _PERIODS))
     if config.steps_per_call and period % config.steps_per_call:
         raise UserError(
