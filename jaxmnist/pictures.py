@@ -10,6 +10,7 @@ How that was is a dict that `datasets.preparation` gives and a run records:
 """
 
 import io
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def read(
     Raises:
       UserError: no picture, a damaged or far too large one, or nothing on it.
     """
-    max_pixels = max_pixels or Image.MAX_IMAGE_PIXELS or 0
+    max_pixels = max_pixels or Image.MAX_IMAGE_PIXELS or sys.maxsize  # Pillow's may be None.
     too_large = UserError(f"{name} has more than {max_pixels:,} pixels: give a smaller one.")
     try:
         with warnings.catch_warnings():
