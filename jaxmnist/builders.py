@@ -27,7 +27,7 @@ from tensorflow_datasets.image_classification import mnist as catalogue
 from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxmnist import idx, png
-from jaxmnist.errors import UserError, first_line
+from jaxmnist.errors import STDERR, UserError, first_line
 from jaxmnist.files import local_path, lock
 
 SPLITS = ("train", "test")
@@ -356,7 +356,7 @@ def _check_format(builder: Builder) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps tfds's bars for terminals, and its announcements off standard output."""
-    if not sys.stderr.isatty():
+    if not STDERR.isatty():
         tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+    with contextlib.redirect_stdout(sys.stderr if STDERR.isatty() else io.StringIO()):
         yield

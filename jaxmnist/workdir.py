@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxmnist import datasets
+from jaxmnist import datasets, device
 from jaxmnist.checkpoints import Checkpoints, first_difference
 from jaxmnist.config import changed_training, get_config
 from jaxmnist.errors import UserError, first_line
@@ -134,13 +134,14 @@ class Workdir:
           before: the config that the workdir had; None if none.
 
         Returns the starts that led to where the run is: "step", "num_steps", which schedules
-        depend on, and "time" in UTC.
+        depend on, "time" in UTC, and the "options" of JAX that changed numbers from there on.
         """
-        first = [{"step": 0, "num_steps": before.num_steps, "time": None}] if before else []
+        first = [{"step": 0, "num_steps": before.num_steps}] if before else []
         starts = self.load_run().get("starts", first)
         starts = [start for start in starts if start["step"] < step]
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        starts.append({"step": step, "num_steps": config.num_steps, "time": now})
+        start = {"step": step, "num_steps": config.num_steps, "time": now}
+        starts.append(start | {"options": device.options()})
         preparation = datasets.preparation(config.dataset)
         write_json(self.run, {"network": network, "preparation": preparation, "starts": starts})
         return starts
