@@ -13,12 +13,12 @@ import io
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
-from scipy import ndimage
 
 from jaxmnist.errors import UserError
 
@@ -114,7 +114,7 @@ def prepare(grey: Float[np.ndarray, "h w"], preparation: Preparation) -> UInt8[n
     if not is_photo:
         small = small / small.max()  # Strokes thinner than a pixel are made full too.
     small = np.clip(small, 0, 1)
-    middle = ndimage.center_of_mass(small) if preparation["centre"] == "mass" else None
+    middle = _ndimage().center_of_mass(small) if preparation["centre"] == "mass" else None
     field = np.zeros((SIZE, SIZE), np.float32)
     top, left = (
         min(max(round(_CENTRE - at), 0), SIZE - extent)
@@ -261,12 +261,19 @@ def _spread(x: Float[np.ndarray, " n"]) -> float:
     return min(1.4826 * float(np.median(np.abs(x))), 16.0)
 
 
+def _ndimage() -> ModuleType:
+    # Not with this module, which training imports too: it takes a tenth of a run's start.
+    from scipy import ndimage
+
+    return ndimage
+
+
 def _strokes(ink: Float[np.ndarray, "h w"], noise: float) -> Float[np.ndarray, "h w"]:
     """The strokes, from 0 to 1, without the specks and the paper's noise."""
     top = ink.max()
     if top < max(16, 8 * noise):
         raise ValueError("it is blank")
-    parts, _ = ndimage.label(ink > max(top / 10, 4 * noise), np.ones((3, 3)))
+    parts, _ = _ndimage().label(ink > max(top / 10, 4 * noise), np.ones((3, 3)))
     strong = ink > top / 2
     areas = np.bincount(parts[strong], minlength=parts.max() + 1)
     areas[0] = 0
