@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Checkpoints:
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
         )
-        with self._explained("open"), _quiet():
+        with self._explained("open", "make it a folder that can be read and written"), _quiet():
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
@@ -131,6 +131,8 @@ class Checkpoints:
             sums = self._manager.restore(step, args=_composite(meta=ocp.args.JsonRestore())).meta
             if not there:
                 raise ValueError("it does not say what it holds")
+            if "sha256" not in sums:
+                raise ValueError("its checksum is missing")
         if "params_sha256" not in sums and not first_difference(there, describe_arrays(target)):
             parts = None  # An older checkpoint has a sum of the whole alone, so read the whole.
         wanted = {part: target[part] for part in parts or target}
@@ -144,7 +146,7 @@ class Checkpoints:
             args = _composite(state=ocp.args.PyTreeRestore(wanted, partial_restore=True))
             tree = self._manager.restore(step, args=args).state
         name, part = ("params_sha256", tree["params"]) if parts else ("sha256", tree)
-        if name in sums and fingerprint(part) != sums[name]:
+        if fingerprint(part) != sums.get(name, sums["sha256"]):
             raise Damaged("its values are not those that were written")
         return tree
 
@@ -155,10 +157,12 @@ class Checkpoints:
                 return describe_arrays(self._manager.item_metadata(step)["state"]["params"])
         return {}
 
-    def set_aside(self, step: int) -> None:
-        """Renames a damaged checkpoint, so that its step can be written again."""
-        aside = self.folder / f"damaged-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
+    def set_aside(self, step: int, why: str) -> None:
+        """Renames a checkpoint to WHY-STEP, so that its step can be written again."""
+        aside, count = self.folder / f"{why}-{step}", 1
+        while aside.exists():
+            count += 1
+            aside = self.folder / f"{why}-{step}-{count}"
         (self.folder / str(step)).rename(aside)
         self._manager.reload()
 
@@ -174,12 +178,12 @@ class Checkpoints:
             self._manager.close()
 
     @contextlib.contextmanager
-    def _explained(self, verb: str) -> Iterator[None]:
+    def _explained(self, verb: str, todo: str = "make room") -> Iterator[None]:
         try:
             yield
         except Exception as e:
             raise UserError(
-                f"cannot {verb} checkpoints in {self.folder} ({_reason(e)}): make room or choose "
+                f"cannot {verb} checkpoints in {self.folder} ({_reason(e)}): {todo}, or choose "
                 "another workdir; what was there before is whole."
             ) from e
 
@@ -216,14 +220,22 @@ def restore(
                     f"({reason}); using that of step {step}."
                 )
             return trees, list(damaged)
-    if any(each.steps() for each in runs):
-        reasons = [f"step {step}: {reason}" for (_, step), reason in damaged.items()]
+    if not any(each.steps() for each in runs):
+        return [], []
+    if len(runs) > 1:
+        reasons = [
+            f"{each.folder / str(step)}: {reason}" for (each, step), reason in damaged.items()
+        ]
         raise UserError(
-            f"{runs[0].folder} holds checkpoints, but none is whole "
-            f"({'; '.join(reasons) or 'of no step in all the runs'}). Nothing was changed: put "
-            "back a copy of one, or choose another workdir."
+            "the seeds have no whole checkpoint of the same step "
+            f"({'; '.join(reasons) or 'they stand at different ones'}). Nothing was changed: "
+            "--config.seeds_per_call=1 lets each go on by itself."
         )
-    return [], []
+    reasons = [f"step {step}: {reason}" for (_, step), reason in damaged.items()]
+    raise UserError(
+        f"{runs[0].folder} holds checkpoints, but none is whole ({'; '.join(reasons)}). Nothing "
+        "was changed: put back a copy of one, or choose another workdir."
+    )
 
 
 def saved_part(state: TrainState) -> dict[str, Any]:
@@ -259,9 +271,11 @@ def _read_errors_explained(folder: Path) -> Iterator[None]:
         if _OF_THE_MACHINE.search(str(e)):
             problem = e
         try:
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    path.read_bytes()
+            for parent, _, names in os.walk(folder, onerror=_raise):
+                for name in names:
+                    Path(parent, name).read_bytes()
+        except FileNotFoundError:  # That is damage.
+            pass
         except (OSError, MemoryError) as of_machine:
             problem = of_machine
         if problem is not None:
@@ -272,12 +286,16 @@ def _read_errors_explained(folder: Path) -> Iterator[None]:
         raise Damaged(_reason(e)) from e
 
 
+def _raise(e: Exception) -> None:
+    raise e
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings that orbax gives of every folder that is only read."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(max(level, logging.ERROR))
     try:
         yield
     finally:
@@ -285,7 +303,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(e: Exception) -> str:
-    """The last part of an error's first line: tensorstore puts what the system said there."""
+    """What an error of orbax's or tensorstore's says to a person."""
+    if isinstance(e, OSError) and e.strerror:
+        return e.strerror
     if isinstance(e, json.JSONDecodeError):
         return "a JSON file is cut off or damaged"
-    return first_line(e).rsplit(": ", 1)[-1][:200]
+    if isinstance(e, KeyError | FileNotFoundError):
+        return "a file is missing"
+    # What the system said is the last part of the first line, before tensorstore's own details.
+    return first_line(e).split(" [", 1)[0].rsplit(": ", 1)[-1][:200]

@@ -131,16 +131,8 @@ def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
 
 def check(config: ConfigDict) -> None:
     """Raises UserError, naming field, value and what is allowed, if a run cannot use it."""
-    default = get_config()
-    for field in config:
-        _check_field(field, config[field])
-    for field in default:
-        if field not in config:
-            raise UserError(f"the config lacks the field {field}: start from get_config().")
-        value, wanted = config[field], default.get_type(field)
-        is_of_type = type(value) is wanted or (wanted is float and type(value) is int)
-        if not is_of_type and not (field == "data_dir" and value is None):
-            raise UserError(f"{field}={value!r} is not allowed: it must be {_TYPES[wanted]}.")
+    check_types(config)
+    for field, value in config.items():
         is_allowed, allowed = _ALLOWED.get(field, (None, None))
         if is_allowed and not is_allowed(value):
             raise UserError(f"{field}={value!r} is not allowed: it must be {allowed}.")
@@ -177,6 +169,24 @@ def check(config: ConfigDict) -> None:
                 f"the examples of {config.dataset}'s {config.train_split}."
             )
     optimizers.create_optimizer(config)
+
+
+def check_types(config: ConfigDict) -> None:
+    """Raises UserError if a field is none, is missing, or has a value of another type."""
+    default = get_config()
+    for field in config:
+        _check_field(field, config[field])
+    for field in default:
+        if field not in config:
+            raise UserError(f"the config lacks the field {field}: start from get_config().")
+        value, wanted = config[field], default.get_type(field)
+        is_of_type = type(value) is wanted or (wanted is float and type(value) is int)
+        if not is_of_type and not (field == "data_dir" and value is None):
+            raise UserError(f"{field}={value!r} is not allowed: it must be {_TYPES[wanted]}.")
+    if config.dataset not in _DATASETS:
+        raise UserError(
+            f"dataset={config.dataset!r} is not allowed: it must be one of {', '.join(_DATASETS)}."
+        )
 
 
 def changed_training(old: ConfigDict, new: ConfigDict, but: Sequence[str] = ()) -> list[str]:

@@ -175,7 +175,9 @@ class Checkpoint:
         Only the main thread can handle signals: in another one, nothing changes.
         """
         in_main = threading.current_thread() is threading.main_thread()
-        caught = (signal.SIGTERM, signal.SIGINT) if in_main else ()
+        both = (signal.SIGTERM, signal.SIGINT) if in_main else ()
+        # What is ignored stays so, as Ctrl-C under nohup.
+        caught = [s for s in both if signal.getsignal(s) is not signal.SIG_IGN]
         before = [signal.signal(s, self._handle) for s in caught]
         try:
             yield

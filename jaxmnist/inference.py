@@ -1,5 +1,6 @@
 """A trained model: its newest checkpoint, loaded from a workdir and asked about images."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -161,9 +162,8 @@ def _newest(
 ) -> dict[str, Any]:
     trees: list[dict[str, Any]] = []
     if record.checkpoints.is_dir():
-        opened = Checkpoints(record.checkpoints, read_only=True)
-        trees, _ = checkpoints.restore([opened], jax.device_get(shapes), parts)
-        opened.close()
+        with contextlib.closing(Checkpoints(record.checkpoints, read_only=True)) as opened:
+            trees, _ = checkpoints.restore([opened], jax.device_get(shapes), parts)
     if not trees:
         raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
     return trees[0]

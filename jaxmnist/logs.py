@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from jaxmnist.config import FREE_TO_CHANGE
-from jaxmnist.errors import STDOUT, say
+from jaxmnist.errors import STDOUT, say, warn
+from jaxmnist.files import write_text
 from jaxmnist.workdir import Workdir
 
 if TYPE_CHECKING:
     from jaxmnist.events import EventFile
+
+
+_IN_EACH = {"step", "split", "seconds", "loss", "accuracy"}
 
 
 class Stopwatch:
@@ -44,12 +48,13 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: Workdir, step: int):
-        kept = [r for r in read_records(workdir) if r["step"] <= step]
+        found = list(read_records(workdir))
+        if damaged := len(_lines(workdir)) - len(found):
+            warn(f"WARNING: {damaged} damaged lines of {workdir.metrics} are left out.")
+        kept = [r for r in found if r["step"] <= step]
         self.seconds = max((r["seconds"] for r in kept), default=0.0)
         self.latest = {r["split"]: {k: r[k] for k in ("loss", "accuracy")} for r in kept}
-        new = workdir.metrics.with_name(".metrics.jsonl.new")
-        new.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        new.replace(workdir.metrics)
+        write_text(workdir.metrics, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = workdir.metrics.open("a", buffering=1, encoding="utf-8")
         self._workdir, self._step = workdir, step
         self._events: dict[str, EventFile] = {}
@@ -135,11 +140,17 @@ class Screen:
 
 
 def read_records(workdir: Workdir) -> Iterator[dict]:
-    """The whole lines of metrics.jsonl; a line that was cut off by a crash ends them."""
-    if not workdir.metrics.exists():
-        return
-    for line in workdir.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+    """The records of metrics.jsonl, less the lines that are none, as one that a crash cut off."""
+    for line in _lines(workdir):
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError:
-            return
+            continue
+        if isinstance(record, dict) and set(record) >= _IN_EACH:
+            yield record
+
+
+def _lines(workdir: Workdir) -> list[str]:
+    if not workdir.metrics.exists():
+        return []
+    return workdir.metrics.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -59,7 +59,8 @@ class CNN(nn.Module):
             size = (self.kernel_size, self.kernel_size)
             conv = nn.Conv(features, size, kernel_init=init, dtype=self.dtype)
             if self.conv_pool is None or self.is_initializing():
-                # relu(pool(x)) equals pool(relu(x)) and touches a quarter of the elements.
+                # relu(pool(x)) equals pool(relu(x)) and touches a quarter of the elements. On a CPU
+                # cpu_layers.py computes these three: change them there too.
                 x = nn.relu(MaxPool()(conv(x)))
             else:
                 params = conv.variables["params"]

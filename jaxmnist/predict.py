@@ -4,6 +4,7 @@ import argparse
 import io
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from jaxmnist import pictures
 from jaxmnist.errors import UserError, warn
+from jaxmnist.files import local_path
 from jaxmnist.main import run
 
 _AT_ONCE = 200  # Pictures that are read before the next answers.
@@ -66,7 +68,8 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
 
 def _names(images: Iterable[str]) -> Iterator[str]:
     """The files that are named, and all within the folders that are, but hidden ones."""
-    for name in images:
+    for text in images:
+        name = os.path.expanduser(text)
         folder = Path(name)
         if name == _STDIN or not folder.is_dir():
             yield name
@@ -82,6 +85,7 @@ def _names(images: Iterable[str]) -> Iterator[str]:
 def _read(name: str, preparation: pictures.Preparation) -> UInt8[np.ndarray, "28 28"]:
     if name == _STDIN:
         return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input", preparation)
+    local_path(name, "IMAGE", as_pattern=False)  # A URL is none, say.
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder without pictures: name another.")
     return pictures.read(name, name, preparation)

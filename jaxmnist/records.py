@@ -1,5 +1,6 @@
 """The records of the runs that train at once: each in its own workdir, kept by process 0 alone."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,11 @@ class Records:
         self.starts: list[list[dict[str, Any]]] = []
 
     def open(
-        self, configs: list[ConfigDict], network: dict[str, Any], state: TrainState
+        self,
+        configs: list[ConfigDict],
+        network: dict[str, Any],
+        state: TrainState,
+        begun: Callable[[], None] = lambda: None,
     ) -> TrainState:
         """Records the runs, and returns the state of the newest checkpoint that all of them have.
 
@@ -47,18 +52,23 @@ class Records:
           configs: of the runs.
           network: as train_state.describe_network gives it.
           state: before the first step.
+          begun: called by process 0 before the first write, when nothing can be refused any more.
 
         Raises:
           UserError: a workdir cannot be written, or is the record of another training, or has
             checkpoints of which none can be read.
         """
-        tree = distributed.from_first(lambda: self._open(configs, network, state))
+        tree = distributed.from_first(lambda: self._open(configs, network, state, begun))
         if tree is None:
             return state
         return state.replace(**self._layout.put(tree, self._layout.state))
 
     def _open(
-        self, configs: list[ConfigDict], network: dict[str, Any], state: TrainState
+        self,
+        configs: list[ConfigDict],
+        network: dict[str, Any],
+        state: TrainState,
+        begun: Callable[[], None],
     ) -> dict[str, Any] | None:
         for workdir, config in zip(self._workdirs, configs, strict=True):
             workdir.check(config)
@@ -67,8 +77,12 @@ class Records:
         self._checkpoints = [Checkpoints(workdir.checkpoints) for workdir in self._workdirs]
         trees, damaged = checkpoints.restore(self._checkpoints, target)
         step = int(trees[0]["step"]) if trees else 0
-        for each, newer in damaged:
-            each.set_aside(newer)
+        begun()
+        for each in self._checkpoints:
+            for newer in (newer for newer in each.steps() if newer > step):
+                # A whole one is set aside too, where another run of the group has none of its step:
+                # it is of the way that the run took before.
+                each.set_aside(newer, "damaged" if (each, newer) in damaged else "superseded")
         for workdir, config in zip(self._workdirs, configs, strict=True):
             if step < config.num_steps:
                 before = workdir.load_config() if trees else None
@@ -102,20 +116,24 @@ class Records:
         return [writer.events(split) for writer in self._writers]
 
     def latest(self, split: str) -> list[dict[str, float]]:
-        """The newest metrics of each run; none in other processes than the first."""
-        return [writer.latest[split] for writer in self._writers]
+        """The newest metrics of each run; none in other processes, or if one has not any."""
+        latest = [writer.latest[split] for writer in self._writers if split in writer.latest]
+        return latest if len(latest) == len(self._writers) else []
 
-    def finish(self, results: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    def finish(
+        self, results: list[dict[str, Any]], split: str, *, trained: bool
+    ) -> list[dict[str, Any]]:
         """Writes the results of each run, and returns them.
 
         Args:
           results: of each.
           split: that was evaluated.
+          trained: whether this process took any steps.
         """
         for i, workdir in enumerate(self._workdirs):
             results[i] |= {"starts": self.starts[i]}
             before = workdir.load_results()
-            if before and before["step"] == results[i]["step"]:
+            if not trained and before and before["step"] == results[i]["step"]:
                 results[i] = results_lib.evaluated_again(before, results[i], split)
             else:
                 self._writers[i].write_hparams(results[i]["config"])

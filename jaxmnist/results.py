@@ -83,8 +83,8 @@ def evaluated_again(before: dict[str, Any], now: dict[str, Any], split: str) -> 
     others = {"test", "validation", "evaluated_with"} - {split}
     results = {key: value for key, value in before.items() if key not in others}
     results |= {split: now[split], "dataset": now["dataset"], "config": now["config"]}
-    machine = {key: now[key] for key in ("device", "versions")}
-    if any(before[key] != value for key, value in machine.items()):
+    machine = {key: now[key] for key in ("device", "versions", "options")}
+    if any(before.get(key, {}) != value for key, value in machine.items()):
         results["evaluated_with"] = machine
     return results
 
@@ -108,6 +108,7 @@ def over_seeds(
         },
         "seconds": {"total": device.process_seconds() - since},
         "params_sha256": [each["params_sha256"] for each in results],
+        "starts": [each.get("starts", []) for each in results],
         "device": first["device"],
         "versions": first["versions"],
         "options": first.get("options", {}),

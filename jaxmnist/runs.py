@@ -119,6 +119,7 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
 
     def begin() -> tuple[list[dict[str, Any] | None], list[list[int]]]:
         """What is finished, and what is to be trained together; all is checked before it starts."""
+        record.check(config, ("dataset",))  # Which may be called MNIST where the sample stood in.
         for workdir, each in zip(workdirs, configs, strict=True):
             workdir.check(each)
             workdir.check_network(network)
@@ -127,7 +128,8 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
         groups = _groups(left, workdirs, _at_once(config))
         for group in groups:
             _check_batch(config, len(group))
-        record.save(config)
+        if not groups:
+            record.save(config)
         return finished, groups
 
     finished, groups = distributed.from_first(begin)
@@ -139,7 +141,13 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
             say(f"seed {names} (of {configs[0].seed} to {configs[-1].seed}):")
             for i in group:
                 workdirs[i].path.mkdir(exist_ok=True)
-        found = train([configs[i] for i in group], [workdirs[i] for i in group], data, since)
+        found = train(
+            [configs[i] for i in group],
+            [workdirs[i] for i in group],
+            data,
+            since,
+            lambda: record.save(config),
+        )
         results |= zip(group, found, strict=True)
         since = device.process_seconds()
     return results_lib.over_seeds([results[i] or {} for i in range(len(configs))], config, began)

@@ -155,7 +155,11 @@ def evaluate(
 
 
 def train(
-    configs: Sequence[ConfigDict], workdirs: Sequence[Workdir], data: Data, since: float = 0.0
+    configs: Sequence[ConfigDict],
+    workdirs: Sequence[Workdir],
+    data: Data,
+    since: float = 0.0,
+    begun: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Trains runs that differ in their seeds alone at once, from where their workdirs stand.
 
@@ -164,6 +168,7 @@ def train(
       workdirs: of each.
       data: whose data they use.
       since: the age of this process, in seconds, when they began.
+      begun: as of Records.open.
 
     Returns the results of each. Their seconds are those from then on, but "train" counts those
     before a restart too; their "train" metrics are those of the last step's batch.
@@ -190,7 +195,7 @@ def train(
         cleanup.callback(records.close)
         state = compiling.result()  # Before anything is written: it may fail.
         network = describe_network(config, dataset.num_classes)
-        state = records.open(list(configs), network, state)
+        state = records.open(list(configs), network, state, begun)
         start, last = int(fetch(state.step).max()), config.num_steps
         name = config_lib.eval_name(config)
         screen = Screen(last, start, quiet=not distributed.is_first())
@@ -261,7 +266,7 @@ def train(
                 "total": device.process_seconds() - since,
             },
         )
-        return records.finish(results, name)
+        return records.finish(results, name, trained=start < last)
 
 
 def _compile(

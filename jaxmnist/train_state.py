@@ -127,10 +127,13 @@ def describe_network(config: ConfigDict, num_classes: int) -> dict[str, Any]:
     left_out = ("parent", "name", "dtype", "conv_pool")
     names = (f.name for f in dataclasses.fields(model) if f.name not in left_out)
     fields = {name: getattr(model, name) for name in names}
-    # As it is read back: a tuple is a list.
-    return json.loads(
-        json.dumps({"fields": fields, "params": describe_arrays(params)}, default=str)
-    )
+    network = {"fields": fields, "params": describe_arrays(params)}
+    # As it is read back: a tuple is a list, and a function its name, not where it lies in memory.
+    return json.loads(json.dumps(network, default=_name))
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def data_keys(seeds: Sequence[int], layout: Layout) -> Key[Array, "*runs"]:

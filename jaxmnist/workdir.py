@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from jaxmnist import datasets, device
 from jaxmnist.checkpoints import Checkpoints, first_difference
-from jaxmnist.config import changed_training, get_config
+from jaxmnist.config import changed_training, check_types, get_config
 from jaxmnist.errors import UserError, first_line
 from jaxmnist.files import lock, write_json
 
@@ -64,18 +64,33 @@ class Workdir:
         config = get_config()
         try:
             config.update(saved)
-        except (TypeError, ValueError, AttributeError) as e:
+            check_types(config)
+        except (TypeError, ValueError, AttributeError, UserError) as e:
             raise UserError(
-                f"{self.config} is damaged ({first_line(e)}): choose another workdir."
+                f"{self.config} is damaged ({first_line(e).rstrip('.')}): choose another workdir."
             ) from None
         return config
 
-    def check(self, config: ConfigDict) -> None:
-        """Raises UserError if this is the record of another training, or is beyond its end."""
+    def check(self, config: ConfigDict, but: Sequence[str] = ()) -> None:
+        """Raises UserError if this is the record of another training, or is beyond its end.
+
+        Args:
+          config: of the run that is to go on here.
+          but: fields that may differ.
+        """
         steps = self.checkpoint_steps()
-        if not (steps or any(self.path.glob("seed-*/checkpoints/*"))):
+        of_seeds = any(self.path.glob("seed-*/checkpoints/*"))
+        if not (steps or of_seeds or self.results.exists()):
             return
-        if (saved := self.load_config()) and (changed := changed_training(saved, config)):
+        saved = self.load_config()
+        if saved is None:
+            if not steps:
+                return
+            raise UserError(
+                f"{self.path} holds checkpoints, but no config.json that says how they were "
+                "trained: put it back, or choose another workdir."
+            )
+        if changed := changed_training(saved, config, but):
             raise UserError(
                 f"{self.path} holds a run that was trained differently: {'; '.join(changed)}. "
                 "Choose another workdir, or repeat that run's settings."
@@ -120,7 +135,17 @@ class Workdir:
         Its "network" is what train_state.describe_network gives, its "preparation" how a
         picture becomes an input, its "starts" as `save_start` says.
         """
-        return _read_json(self.run) or {}
+        run = _read_json(self.run) or {}
+        try:
+            for described in ({}, run.get("preparation", {}), *run.get("network", {}).values()):
+                described.keys()
+            for start in run.get("starts", []):
+                range(start["step"], start["num_steps"])
+        except (TypeError, KeyError, AttributeError):
+            raise UserError(
+                f"{self.run} is damaged: delete it, and it is made again from the checkpoints."
+            ) from None
+        return run
 
     def save_start(
         self, step: int, config: ConfigDict, network: dict[str, Any], before: ConfigDict | None
@@ -160,7 +185,17 @@ class Workdir:
 
     def load_results(self) -> dict[str, Any] | None:
         """The results of the finished run; None before it has finished."""
-        return _read_json(self.results)
+        results = _read_json(self.results)
+        if results is None:
+            return None
+        kinds = {"step": int, "config": dict, "dataset": dict, "device": dict, "versions": dict}
+        for name, kind in kinds.items():
+            if not isinstance(results.get(name), kind):
+                raise UserError(
+                    f"{self.results} is damaged (it lacks {name!r}): delete it, and the run is "
+                    "evaluated again."
+                )
+        return results
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
@@ -168,6 +203,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({e.strerror}): see to that.") from None
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): choose another workdir.") from None
     if not isinstance(value, dict):

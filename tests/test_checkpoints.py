@@ -1,6 +1,7 @@
 """Checkpoints: exact, kept three at a time, and not trusted when damaged."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -51,7 +52,7 @@ def newest(checkpoints, target, parts=None):
     """The newest whole one; None if there is none."""
     trees, damaged = restore([checkpoints], target, parts)
     for each, step in damaged:
-        each.set_aside(step)
+        each.set_aside(step, "damaged")
     return trees[0] if trees else None
 
 
@@ -121,13 +122,21 @@ def delete_the_metadata(folder):
     (folder / "state/_METADATA").unlink()
 
 
+def lose_the_sums(folder):
+    (folder / "meta/metadata").write_text("{}")
+
+
+def make_the_sums_null(folder):
+    (folder / "meta/metadata").write_text("null")
+
+
 def break_the_sums(folder):
     (folder / "meta/metadata").write_text("")
 
 
 DAMAGES = [
     *(delete_largest, truncate_all, flip_a_byte_of_the_data, empty),
-    *(break_the_metadata, delete_the_metadata, break_the_sums),
+    *(break_the_metadata, delete_the_metadata, break_the_sums, lose_the_sums, make_the_sums_null),
 ]
 
 
@@ -218,6 +227,33 @@ def test_what_merely_differs_is_refused_and_named(
     assert content(tmp_path) == before
 
 
+def test_what_is_set_aside_is_kept(checkpoints, state, tmp_path):
+    for step in (10, 20):
+        save(checkpoints, state, [step, 30])
+        checkpoints.set_aside(30, "damaged")
+    kept = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["10", "20", "damaged-30", "damaged-30-2"]
+
+
+def test_a_folder_that_may_not_be_read_is_not_damaged(
+    checkpoints, state, target, tmp_path, monkeypatch
+):
+    """orbax takes it for one that is not there."""
+    save(checkpoints, state, [10, 20])
+    folder, scandir = tmp_path / "checkpoints/20/state", os.scandir
+
+    def refuse(path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    folder.rename(tmp_path / "hidden")
+    folder.mkdir()
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"20 cannot be read now \(Permission denied\)"):
+        restore([checkpoints], target)
+
+
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError()])
 def test_what_the_machine_cannot_read_is_not_damaged(
     checkpoints, state, target, tmp_path, monkeypatch, error
@@ -246,7 +282,7 @@ def test_a_flipped_bit_is_found_where_parameters_alone_are_read(
     assert set(newest(checkpoints, target, parts)) == set(parts)
     sums = tmp_path / "checkpoints/20/meta/metadata"
     whole = json.loads(sums.read_text())
-    for kept in ({"sha256": whole["sha256"]}, {"params_sha256": whole["params_sha256"]}):
+    for kept in ({"sha256": whole["sha256"]}, whole):
         sums.write_text(json.dumps(kept))
         assert int(newest(checkpoints, target, parts)["step"]) == 20
         sums.write_text(json.dumps(dict.fromkeys(kept, "0" * 64)))

@@ -124,6 +124,15 @@ def test_an_upright_letter_is_read_by_a_model_of_emnist(
         assert f".png: {emnist.class_names[label]} (" in line
 
 
+def test_a_picture_is_named_from_home_and_is_no_url(trained, folder, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(folder))
+    names = ["~/0.png", "https://example.org/0.png"]
+    assert predict.main([f"--workdir={trained}", *names]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{folder}/0.png: ")
+    assert "IMAGE=https://example.org/0.png is a URL" in captured.err
+
+
 def test_a_character_that_the_terminal_cannot_show_is_a_question_mark(trained, command, folder):
     (folder / "ü.png").write_bytes((folder / "0.png").read_bytes())
     run = command(

@@ -5,7 +5,9 @@ import json
 import re
 import shutil
 import statistics
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +131,57 @@ def test_a_workdir_without_run_json_goes_on_and_gets_one(config, finished):
     assert recorded["preparation"] == datasets.preparation("mnist_sample")
     assert recorded["starts"] == results["starts"]
     assert [(start["step"], start["num_steps"]) for start in results["starts"]] == [(0, 6), (6, 8)]
+
+
+def test_a_run_that_trained_again_is_no_other_evaluation(config, finished):
+    """Its newest checkpoint was lost, so steps were taken: all that is recorded is new."""
+    before = json.loads((finished / "results.json").read_text())
+    shutil.rmtree(finished / "checkpoints/6")
+    found = runs.train_and_evaluate(config, finished)
+    assert [start["step"] for start in found["starts"]] == [0, 4]
+    assert found["params_sha256"] == before["params_sha256"]
+    assert found["seconds"] != before["seconds"]
+
+
+def test_checkpoints_without_a_config_are_refused(config, finished):
+    """Nobody can tell what they were trained with."""
+    (finished / "config.json").unlink()
+    before = content(finished)
+    config.num_steps = 8
+    with pytest.raises(UserError, match=r"holds checkpoints, but no config.json"):
+        runs.train_and_evaluate(config, finished)
+    assert content(finished) == before
+
+
+def test_a_finished_record_is_not_written_over_by_another_training(config, finished):
+    """Also where its checkpoints were deleted."""
+    shutil.rmtree(finished / "checkpoints")
+    before = content(finished)
+    config.learning_rate = 0.01
+    with pytest.raises(UserError, match=r"trained differently: learning_rate \(0.05 there, 0.01"):
+        runs.train_and_evaluate(config, finished)
+    assert content(finished) == before
+
+
+def test_a_network_with_a_function_is_the_same_in_every_process(config, monkeypatch):
+    class Net(models.CNN):
+        activation: Callable = nn.gelu
+
+    monkeypatch.setattr(train_state, "CNN", Net)
+    fields = train_state.describe_network(config, 10)["fields"]
+    assert fields["activation"] == "gelu"
+    assert fields["features"] == [32, 64]
+
+
+def test_metrics_that_are_gone_are_no_stack_trace(config, finished, capsys):
+    lines = (finished / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (finished / "metrics.jsonl").write_text("".join(["7\n", '{"st', "\n", *lines[1:]]))
+    runs.train_and_evaluate(config, finished)
+    assert "WARNING: 2 damaged lines of" in capsys.readouterr().err
+    assert (finished / "metrics.jsonl").read_text() == "".join(lines[1:])
+    for name in ("metrics.jsonl", "results.json"):
+        (finished / name).unlink()
+    assert "train" not in runs.train_and_evaluate(config, finished)
 
 
 def test_where_no_checkpoint_is_whole_the_run_stops(config, finished):
@@ -408,7 +461,31 @@ def test_seeds_of_another_training_are_refused(several, tmp_path):
     several.num_steps, several.learning_rate = 2, 0.01
     with pytest.raises(UserError, match=r"trained differently: learning_rate \(0.05 there, 0.01"):
         runs.train_and_evaluate(several, tmp_path)
+    several.seed, several.learning_rate = 9, 0.05
+    with pytest.raises(UserError, match=r"trained differently: seed \(5 there, 9 now\)"):
+        runs.train_and_evaluate(several, tmp_path)
     assert content(tmp_path) == before
+
+
+def test_seeds_of_which_one_has_a_damaged_checkpoint(several, tmp_path):
+    """What the others have beyond is not left in the middle of another way."""
+    several.num_seeds = several.seeds_per_call = 2
+    several.num_steps = 4
+    first = runs.train_and_evaluate(several, tmp_path)
+    assert len(first["starts"]) == 2
+    whole = content(tmp_path)
+    several.num_steps = 6
+    for path in (tmp_path / "seed-6/checkpoints").glob("*/state/_METADATA"):
+        path.write_text("{")
+    before = content(tmp_path)
+    with pytest.raises(UserError, match=r"no whole checkpoint .*seed-6/checkpoints/4: a JSON"):
+        runs.train_and_evaluate(several, tmp_path)
+    assert content(tmp_path) == before
+    name = "seed-6/checkpoints/2/state/_METADATA"
+    (tmp_path / name).write_bytes(whole[name])
+    runs.train_and_evaluate(several, tmp_path)
+    kept = [sorted(p.name for p in (tmp_path / f"seed-{i}/checkpoints").iterdir()) for i in (5, 6)]
+    assert kept == [["2", "4", "6", "superseded-4"], ["2", "4", "6", "damaged-4"]]
 
 
 def test_where_the_sample_stands_in_all_say_so(several, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A grid of runs: all its configs, none twice, the best first, and failures with their reasons."""
 
 import csv
+import functools
 import json
 import re
 import signal
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from jaxmnist import config as config_lib
-from jaxmnist import runs, sweep, train
+from jaxmnist import models, runs, sweep, train, train_state
 from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout
 from jaxmnist.workdir import Workdir
@@ -113,6 +114,14 @@ def test_several_seeds_of_each(tmp_path, capsys):
         assert float(row["accuracy_std"]) >= 0
         assert (tmp_path / row["workdir"] / "seed-1/results.json").exists()
     assert re.search(r"0\.05 +0\.\d{4} ± 0\.\d{4}", capsys.readouterr().out)
+
+
+def test_a_finished_run_of_another_network_is_in_no_table(tmp_path, monkeypatch, capsys):
+    assert run(tmp_path, "--sweep.seed=0") == 0
+    other = functools.partial(models.CNN, features=(16, 32))
+    monkeypatch.setattr(train_state, "CNN", other)
+    assert run(tmp_path, "--sweep.seed=0") == 1
+    assert "holds a run of another network: Conv_0/bias" in rows(tmp_path)[0]["failed"]
 
 
 def test_what_cannot_be_printed_is_no_failure_of_a_run(tmp_path, monkeypatch):
@@ -284,9 +293,11 @@ def test_a_run_in_a_folder_of_the_former_name_goes_on(chosen, config, tmp_path):
     old = Workdir(tmp_path / former)
     old.path.mkdir()
     assert name_of("optimizer", chosen, tmp_path, config) != former
-    old.save_config(config)
+    old.save(config)
     assert (name_of("optimizer", chosen, tmp_path, config) == former) is ("[" not in chosen)
-    old.results.write_text(json.dumps({"step": config.num_steps}))
+    results = {"step": config.num_steps, "config": config.to_dict()}
+    results |= {"dataset": {}, "device": {}, "versions": {}}
+    old.results.write_text(json.dumps(results))
     assert name_of("optimizer", chosen, tmp_path, config) == former
     config.batch_size += 1
     assert name_of("optimizer", chosen, tmp_path, config) != former
@@ -296,7 +307,7 @@ def record(folder, config, steps, starts=()):
     """A workdir with checkpoints of some steps, as runs with `starts` leave it."""
     for step in steps:
         (folder / "checkpoints" / str(step)).mkdir(parents=True)
-    Workdir(folder).save_config(config)
+    Workdir(folder).save(config)
     if starts:
         found = [{"step": step, "num_steps": num_steps} for step, num_steps in starts]
         (folder / "run.json").write_text(json.dumps({"starts": found}))

@@ -1,6 +1,7 @@
 """The record of a run: one writer, one training, whole files."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -140,6 +141,31 @@ def test_a_damaged_config_is_one_sentence(workdir):
         workdir.load_results()
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("run", '{"network": "x"}', "run.json is damaged: delete it, and it is made again"),
+        ("run", '{"network": {"params": 3}}', "run.json is damaged"),
+        ("run", '{"starts": [{}]}', "run.json is damaged"),
+        ("run", '{"preparation": 5}', "run.json is damaged"),
+        ("run", "null", "run.json is damaged"),
+        ("results", '{"step": 8}', r"results.json is damaged \(it lacks 'config'\): delete it"),
+        ("config", '{"seed": null}', "config.json is damaged .seed=None is not allowed"),
+        ("config", '{"dataset": "foo"}', "config.json is damaged .dataset='foo' is not allowed"),
+    ],
+)
+def test_json_of_another_form_is_one_sentence(workdir, name, text, sentence):
+    getattr(workdir, name).write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        getattr(workdir, f"load_{name}")()
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(workdir):
+    workdir.run.mkdir()
+    with pytest.raises(UserError, match=r"run.json cannot be read \(Is a directory\)"):
+        workdir.load_run()
+
+
 def test_a_full_disk_leaves_the_old_file_whole(workdir, monkeypatch):
     write_json(workdir.results, {"step": 1})
 
@@ -149,5 +175,5 @@ def test_a_full_disk_leaves_the_old_file_whole(workdir, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         write_json(workdir.results, {"step": 2})
-    assert workdir.load_results() == {"step": 1}
+    assert json.loads(workdir.results.read_text()) == {"step": 1}
     assert [p.name for p in workdir.path.iterdir() if "new" in p.name] == []
