@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 import shutil
 import statistics
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
 import jaxmnist
 from jaxmnist import datasets, device, models, runs, train, train_state
@@ -437,6 +439,23 @@ def test_seeds_that_stand_at_different_steps_go_on_in_turn(several, tmp_path, ca
     several.seeds_per_call = 1
     expected = runs.train_and_evaluate(several, tmp_path / "straight")
     assert results["params_sha256"] == expected["params_sha256"]
+
+
+def test_a_group_that_cannot_share_its_batches_is_refused_before_the_first_trains(
+    several, tmp_path, monkeypatch
+):
+    """Eight devices: two share the batches of four seeds, but all eight those of the fifth."""
+
+    def on_eight(count=1):
+        groups = math.gcd(count, 8)
+        return Layout(AbstractMesh((groups, 8 // groups), ("seed", "data")), count)
+
+    monkeypatch.setattr(Layout, "create", on_eight)
+    several.num_seeds, several.seeds_per_call, several.batch_size = 5, 4, 20
+    sentence = "of 5 seeds 1 would train at once: batch_size=20 is not allowed on 8 devices"
+    with pytest.raises(UserError, match=sentence):
+        runs.train_and_evaluate(several, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_run_and_several_seeds_do_not_share_a_workdir(several, tmp_path):
