@@ -118,13 +118,13 @@ def _init_fn(model: CNN, optimizer: Optimizer, layout: Layout) -> Callable:
 def describe_network(config: ConfigDict, num_classes: int) -> dict[str, Any]:
     """The network that a config trains today, for its record, as JSON has it.
 
-    Returns "fields", the module's own but for how it computes, and "params", the type and shape
-    of each.
+    Returns "fields", the module's own that the config does not set, but for how it computes, and
+    "params", the type and shape of each.
     """
     model = CNN(dropout_rate=config.dropout_rate, num_classes=num_classes)
     init = functools.partial(model.init, jax.random.key(0))
     params = jax.eval_shape(init, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
-    left_out = ("parent", "name", "dtype", "conv_pool")
+    left_out = ("parent", "name", "conv_pool", *config)  # The config has a record of its own.
     names = (f.name for f in dataclasses.fields(model) if f.name not in left_out)
     fields = {name: getattr(model, name) for name in names}
     network = {"fields": fields, "params": describe_arrays(params)}
