@@ -256,7 +256,7 @@ def _check_finite(step: int, tree: dict[str, Any]) -> None:
         if not np.all(ok):
             what = "parameters are" if is_param else "optimizer's state is"
             raise UserError(
-                f"the {what} not finite after step {step}: lower the learning rate; the last "
+                f"the {what} not finite after step {step}: lower the learning rate; any "
                 "checkpoint is from before."
             )
 

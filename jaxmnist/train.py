@@ -147,7 +147,7 @@ def evaluate(
     if not np.isfinite(metrics["loss"]).all():
         raise UserError(
             f"the loss of the evaluation after step {fetch(state.step).max()} is "
-            f"{metrics['loss'].max()}: lower the learning rate; the last checkpoint is from before."
+            f"{metrics['loss'].max()}: lower the learning rate; any checkpoint is from before."
         )
     return hooks.Evaluation(
         metrics, jax.tree.map(lambda *x: np.concatenate(x, axis=-1)[..., :count], *answers)
