@@ -129,8 +129,13 @@ def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
         config[field] = _parse(field, text)
 
 
-def check(config: ConfigDict) -> None:
-    """Raises UserError, naming field, value and what is allowed, if a run cannot use it."""
+def check(config: ConfigDict, *, training: bool = True) -> None:
+    """Raises UserError, naming field, value and what is allowed, if a run cannot use it.
+
+    Args:
+      config: of the run.
+      training: whether it is to train; what it was trained with before may be evaluated anyhow.
+    """
     check_types(config)
     for field, value in config.items():
         is_allowed, allowed = _ALLOWED.get(field, (None, None))
@@ -146,7 +151,7 @@ def check(config: ConfigDict) -> None:
         )
     if config.seed + config.num_seeds > 2**32:
         raise UserError(f"num_seeds={config.num_seeds} is not allowed: seeds are below 2**32.")
-    if config.warmup_steps > config.num_steps:
+    if training and config.warmup_steps > config.num_steps:
         raise UserError(
             f"warmup_steps={config.warmup_steps} is not allowed: it must be at most "
             f"num_steps={config.num_steps}."

@@ -219,7 +219,7 @@ def _command(args: argparse.Namespace, overrides: list[tuple[str, str]]) -> None
         if config is None:
             raise UserError(f"{workdir} holds no run to evaluate: train there first.")
         config_lib.override(config, overrides)
-        config_lib.check(config)
+        config_lib.check(config, training=False)
         name = config_lib.eval_name(config)
         for seed, step, metrics in runs.evaluate_checkpoints(config, workdir):
             if distributed.is_first():

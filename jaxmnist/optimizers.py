@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, first_line
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ def _refusal(optimizer: Optimizer) -> str:
             return "its b1 must be above 0"
         updates, before, after, _ = jax.eval_shape(step, params, {"learning_rate": _float32(())})
     except Exception as e:
-        return f"optax refuses it: {(str(e).splitlines() or [type(e).__name__])[0]}"
+        return f"optax refuses it: {first_line(e)}"
     if _shapes(updates) != _shapes(params):
         return "its updates have other shapes than the parameters"
     if _shapes(before) != _shapes(after):

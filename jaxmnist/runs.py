@@ -64,7 +64,7 @@ def evaluate_checkpoints(
     """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy)."""
     record = Workdir(local_path(workdir, "workdir"))
     device.check()
-    config_lib.check(config)
+    config_lib.check(config, training=False)
     saved = record.load_config() or config
     # What is fitted to the data is read from the checkpoint, so changing how is no evaluation.
     changed = config_lib.changed_training(saved, config, ("dataset", "dtype", "seed"))

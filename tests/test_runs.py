@@ -165,6 +165,16 @@ def test_a_finished_record_is_not_written_over_by_another_training(config, finis
     assert content(finished) == before
 
 
+def test_a_run_with_a_warm_up_that_is_longer_is_evaluated(config, finished):
+    """As runs of before may have: they are whole, though none is started any more."""
+    saved = json.loads((finished / "config.json").read_text())
+    (finished / "config.json").write_text(json.dumps(saved | {"warmup_steps": 9}))
+    config.warmup_steps = 9
+    assert len(runs.evaluate_checkpoints(config, finished)) == 1
+    with pytest.raises(UserError, match="warmup_steps=9 is not allowed"):
+        runs.train_and_evaluate(config, finished)
+
+
 def test_a_network_with_a_function_is_the_same_in_every_process(config, monkeypatch):
     class Net(models.CNN):
         activation: Callable = nn.gelu
