@@ -1,6 +1,7 @@
 """The paper's convolutional network, a Flax linen module."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -84,3 +85,43 @@ def describe_arrays(tree) -> dict[str, str]:
         for path, x in leaves
         if hasattr(x, "shape")
     }
+
+
+class Layer(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+      name: its place among the parameters, such as "Conv_0".
+      kind: its class, such as "Conv".
+      shape: of its output, without the batch.
+      parameters: how many it has.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+def layer_table(module: nn.Module, image_shape: tuple[int, ...] = (28, 28, 1)) -> list[Layer]:
+    """The layers of a network, in the order in which they are called.
+
+    A module that calls others is told of by those. A layer that is called again has its parameters
+    in its first row.
+    """
+    rows: list[Layer] = []
+
+    def add(call, args, kwargs, context):
+        before = len(rows)
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and len(rows) == before:
+            layer = context.module
+            name, params = "/".join(layer.path), layer.variables.get("params", {})
+            is_new = name not in (row.name for row in rows)
+            count = num_parameters(params) if is_new else 0
+            rows.append(Layer(name, type(layer).__name__, output.shape[1:], count))
+        return output
+
+    with nn.intercept_methods(add):
+        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    return rows

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmnist.models import CNN, MaxPool, num_parameters
+from jaxmnist.models import CNN, MaxPool, layer_table, num_parameters
 
 
 def layers(model, params, x, **kwargs):
@@ -111,3 +111,33 @@ def test_other_sizes(key):
     assert params["Conv_0"]["kernel"].shape == (3, 3, 1, 4)
     assert params["Dense_0"]["kernel"].shape == (14 * 14 * 4, 8)
     assert model.apply({"params": params}, jnp.zeros((2, 28, 28, 1))).shape == (2, 47)
+
+
+def test_the_layers_are_told_in_the_order_of_their_calls(params):
+    rows = layer_table(CNN(conv_pool=lambda x, kernel, bias: x))
+    assert [tuple(row) for row in rows] == [
+        ("Conv_0", "Conv", (28, 28, 32), 832),
+        ("MaxPool_0", "MaxPool", (14, 14, 32), 0),
+        ("Conv_1", "Conv", (14, 14, 64), 51_264),
+        ("MaxPool_1", "MaxPool", (7, 7, 64), 0),
+        ("Dense_0", "Dense", (1024,), 3_212_288),
+        ("Dropout_0", "Dropout", (1024,), 0),
+        ("Dense_1", "Dense", (10,), 10_250),
+    ]
+    assert sum(row.parameters for row in rows) == num_parameters(params)
+
+
+def test_parameters_of_blocks_and_of_layers_called_twice_count_once():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layer = nn.Dense(x.shape[-1])
+            return nn.relu(layer(layer(x)))
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(Block()(x))
+
+    rows = [(row.name, row.parameters) for row in layer_table(Net(), (3,))]
+    assert rows == [("Block_0/Dense_0", 12), ("Block_0/Dense_0", 0), ("Dense_0", 8)]
