@@ -3,6 +3,7 @@
 import codecs
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 
@@ -34,19 +35,18 @@ class Output:
     """Standard output or standard error for what a run says beside its work.
 
     It never raises: the record of a run is its workdir, so what cannot be encoded is replaced, and
-    what cannot be written, to a closed pipe or a full disk, is lost. Always the stream that
-    `sys` has now, as with `print`.
+    what cannot be written, to a closed pipe or a full disk, is lost.
 
     Attributes:
       has_lost: whether something could not be written.
     """
 
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, stream: Callable[[], Any]):
+        self._stream = stream
         self.has_lost = False
 
     def write(self, text: str) -> None:
-        stream = getattr(sys, self._name)
+        stream = self._stream()
         try:
             try:
                 stream.write(text)
@@ -57,21 +57,22 @@ class Output:
 
     def flush(self) -> None:
         try:
-            getattr(sys, self._name).flush()
+            self._stream().flush()
         except Exception:
             self.has_lost = True
 
     def isatty(self) -> bool:
         try:
-            return getattr(sys, self._name).isatty()
+            return self._stream().isatty()
         except Exception:
             return False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(getattr(sys, self._name), name)
+        return getattr(self._stream(), name)
 
 
-STDOUT, STDERR = Output("stdout"), Output("stderr")
+# Those that `sys` has now, as with `print`.
+STDOUT, STDERR = Output(lambda: sys.stdout), Output(lambda: sys.stderr)
 
 
 def say(text: str) -> None:

@@ -12,8 +12,9 @@ from jaxtyping import Array, Float
 
 from jaxmnist import device, distributed
 from jaxmnist.errors import Interrupted, UserError, warn
-from jaxmnist.logs import Screen, Stopwatch
+from jaxmnist.logs import Stopwatch
 from jaxmnist.records import Records
+from jaxmnist.screen import Screen
 from jaxmnist.train_state import TrainState
 
 Metrics = dict[str, Float[Array, "*steps_and_runs"]]
@@ -188,7 +189,9 @@ class Checkpoint:
     def _handle(self, signum: int, frame) -> None:
         self._signum = signum
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        warn(f"{signal.Signals(signum).name}: writing a checkpoint; Ctrl-C stops at once.")
+        name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        again = "Ctrl-C again" if signum == signal.SIGINT else "Ctrl-C"
+        warn(f"{name}: stopping after this step and writing a checkpoint; {again} stops at once.")
 
 
 def describe(step: int, split: str, runs: list[dict[str, float]]) -> str:

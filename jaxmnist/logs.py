@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl and TensorBoard in the workdir, lines or a bar on screen."""
+"""Where metrics go: metrics.jsonl and TensorBoard event files in the workdir; the clock."""
 
 import json
 import time
@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from jaxmnist.config import FREE_TO_CHANGE
-from jaxmnist.errors import STDOUT, say, warn
+from jaxmnist.errors import warn
 from jaxmnist.files import write_text
 from jaxmnist.workdir import Workdir
 
@@ -59,12 +57,15 @@ class MetricWriter:
         self._workdir, self._step = workdir, step
         self._events: dict[str, EventFile] = {}
 
-    def write(self, step: int, split: str, seconds: float, metrics: dict[str, float]) -> None:
-        """One record: `metrics`, all plain numbers, of `split` after `step` steps."""
+    def write(
+        self, step: int, split: str, seconds: float, metrics: dict[str, float]
+    ) -> dict[str, Any]:
+        """Writes `metrics`, all plain numbers, of `split` after `step` steps; returns the record."""
         record = {"step": step, "split": split, **metrics, "seconds": round(seconds, 3)}
         self._file.write(json.dumps(record) + "\n")
         self.latest[split] = {name: metrics[name] for name in ("loss", "accuracy")}
         self.events(split).write(step, metrics)
+        return record
 
     def events(self, split: str) -> "EventFile":
         """The event file of a split."""
@@ -95,48 +96,6 @@ class MetricWriter:
             every.callback(self._file.close)
             for events in self._events.values():
                 every.callback(events.close)
-
-
-class Screen:
-    """Progress on standard output: a bar on a terminal, plain lines elsewhere, or nothing.
-
-    Nothing here fails for what the output does: see errors.Output.
-    """
-
-    def __init__(self, num_steps: int, step: int, *, quiet: bool = False):
-        self._bar = None
-        self._num_steps, self._quiet = num_steps, quiet
-        if STDOUT.isatty() and not quiet:
-            self._bar = tqdm(
-                total=num_steps, initial=step, unit="step", file=STDOUT, dynamic_ncols=True
-            )
-
-    def progress(self, step: int, metrics: dict[str, float]) -> None:
-        """Shows the metrics of a training step."""
-        if self._quiet:
-            return
-        loss, accuracy = f"{metrics['loss']:.4f}", f"{metrics['accuracy']:.4f}"
-        if self._bar is not None:
-            self._bar.set_postfix({"loss": loss, "accuracy": accuracy}, refresh=False)
-            self._bar.update(step - self._bar.n)
-            return
-        speed = metrics["steps_per_second"]
-        left = tqdm.format_interval((self._num_steps - step) / speed)
-        say(
-            f"step {step}/{self._num_steps}  loss {loss}  accuracy {accuracy}  "
-            f"{speed:.1f} steps/s  {left} left"
-        )
-
-    def line(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=STDOUT)
-        elif not self._quiet:
-            say(text)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def read_records(workdir: Workdir) -> Iterator[dict]:

@@ -29,9 +29,15 @@ class Records:
       starts: of each run, as Workdir.save_start has them; none in other processes than the first.
     """
 
-    def __init__(self, workdirs: list[Workdir], layout: Layout):
+    def __init__(
+        self,
+        workdirs: list[Workdir],
+        layout: Layout,
+        on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    ):
         self._workdirs = workdirs if distributed.is_first() else []
-        self._layout = layout
+        self._layout, self._on_metrics = layout, on_metrics
+        self._seeds: list[int] = []
         self._checkpoints: list[Checkpoints] = []
         self._writers: list[MetricWriter] = []
         self.seconds = 0.0
@@ -91,6 +97,7 @@ class Records:
                 self.starts.append(workdir.load_run().get("starts", []))
             workdir.save(config)
             self._writers.append(MetricWriter(workdir, step))
+            self._seeds.append(config.seed)
         self.seconds = max(writer.seconds for writer in self._writers)
         if not trees:
             return None
@@ -108,8 +115,10 @@ class Records:
 
     def write(self, step: int, split: str, seconds: float, runs: list[dict[str, float]]) -> None:
         """The metrics of each run."""
-        for writer, metrics in zip(self._writers, runs, strict=False):
-            writer.write(step, split, seconds, metrics)
+        for i, (writer, metrics) in enumerate(zip(self._writers, runs, strict=False)):
+            record = writer.write(step, split, seconds, metrics)
+            if self._on_metrics is not None:
+                self._on_metrics(record | {"seed": self._seeds[i]})
 
     def events(self, split: str) -> "list[EventFile]":
         """The event file of a split, of each run; none in other processes than the first."""

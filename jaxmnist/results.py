@@ -1,34 +1,51 @@
 """What a run says of itself: its first line, results.json, its last line."""
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
 from jaxmnist import device
 from jaxmnist.checkpoints import fingerprint
 from jaxmnist.datasets import Dataset
-from jaxmnist.models import num_parameters
+from jaxmnist.models import layer_table, num_parameters
 from jaxmnist.sharding import Layout
-from jaxmnist.train_state import TrainState
+from jaxmnist.train_state import plain_network
 
 
-def introduction(dataset: Dataset, state: TrainState, layout: Layout) -> str:
-    """The line that a run starts with; `dataset` has its training and evaluation splits."""
+def introduction(
+    config: ConfigDict, dataset: Dataset, layout: Layout, compile_seconds: float
+) -> list[str]:
+    """The lines that a run starts with: what is trained, how and on what.
+
+    Args:
+      config: the run's.
+      dataset: its training and evaluation splits.
+      layout: of the runs that train at once.
+      compile_seconds: that XLA took.
+    """
     found, processes = device.describe(), jax.process_count()
     train, test = dataset.splits
+    layers = layer_table(plain_network(config, dataset.num_classes))
+    shapes = [f"{x.name} {'x'.join(map(str, x.shape))}" for x in layers if x.parameters]
+    warmup = f" after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
+    seeds = f"{layout.num_runs} seeds at once" if layout.num_runs > 1 else f"seed {config.seed}"
     within = f" in {processes} processes" if processes > 1 else ""
-    seeds = f"; {layout.num_runs} seeds at once" if layout.num_runs > 1 else ""
-    return (
-        f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples; "
-        f"{num_parameters(state.params) // layout.num_runs:,} parameters; {found['count']} "
-        f"{found['kind']}{within} ({found['processor']}, {found['threads']} threads){seeds}"
-    )
+    return [
+        f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples",
+        f"network: {', '.join(shapes)}; {sum(x.parameters for x in layers):,} parameters",
+        f"training: {config.num_steps:,} steps of {config.batch_size} "
+        f"({config.num_steps * config.batch_size / len(train):.3g} epochs), {config.optimizer}, "
+        f"learning rate {config.learning_rate:g}, {config.schedule}{warmup}, {seeds}",
+        f"device: {found['count']} {found['kind']}{within} ({found['processor']}, "
+        f"{found['threads']} threads); compiled in {compile_seconds:.1f} s",
+    ]
 
 
 def collect(
@@ -146,17 +163,34 @@ def learned_nothing(
 
 def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
     """The line that a run ends with; `name` is the evaluation's, such as "test"."""
-    metrics, seconds = results[name], round(results["seconds"]["total"])
-    where = f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
-    describe: Callable[[Any], str] = "{:.4f}".format
+    metrics, seconds = results[name], results["seconds"]
     if "seeds" in results:
+        accuracy, loss = _describe(metrics["accuracy"]), _describe(metrics["loss"])
         where = f"results.json, and seed-*/ with each run, are in {workdir}"
-        describe = _describe
-    accuracy, loss = describe(metrics["accuracy"]), describe(metrics["loss"])
+    else:
+        low, high = wilson_interval(
+            np.array(metrics["accuracy"]), np.array(results["dataset"]["num_examples"][name])
+        )
+        accuracy = f"{metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
+        loss = f"{metrics['loss']:.4f}"
+        where = f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
+    in_all = ""
+    if "seeds" not in results and len(results.get("starts", [])) > 1:
+        in_all = f" ({seconds['train']:.0f} s of training since it was started first)"
     return (
-        f"done: {results['dataset']['name']} {name} accuracy {accuracy}, loss {loss} "
-        f"after {results['step']:,} steps in {seconds} s; {where}"
+        f"done: {results['dataset']['name']} {name} accuracy {accuracy}, loss {loss} after "
+        f"{results['step']:,} steps in {seconds['total']:.0f} s{in_all}; {where}"
     )
+
+
+def wilson_interval(
+    accuracy: Float[np.ndarray, "*k"], count: Integer[np.ndarray, "*k"]
+) -> Float[np.ndarray, "2 *k"]:
+    """The ends of the 95 % intervals of proportions of `count` examples (Wilson 1927)."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    centre = accuracy + z**2 / (2 * count)
+    half = z * np.sqrt(accuracy * (1 - accuracy) / count + z**2 / (4 * count**2))
+    return np.stack([centre - half, centre + half]) / (1 + z**2 / count)
 
 
 def _describe(spread: dict[str, Any]) -> str:

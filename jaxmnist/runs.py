@@ -1,6 +1,6 @@
 """The runs that a config asks for: one, or one for each seed, together or in turn."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from jaxmnist import config as config_lib
 from jaxmnist import datasets, device, distributed, hooks
 from jaxmnist import results as results_lib
-from jaxmnist.errors import UserError, say
+from jaxmnist.errors import UserError
 from jaxmnist.files import local_path, write_json
 from jaxmnist.inference import newest_state
 from jaxmnist.input_pipeline import Data
+from jaxmnist.screen import Screen
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train import evaluate, jit_eval_step, train
 from jaxmnist.train_state import describe_network
@@ -22,7 +23,12 @@ from jaxmnist.workdir import Workdir
 
 
 def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, data: Data | None = None
+    config: ConfigDict,
+    workdir: str | Path,
+    data: Data | None = None,
+    *,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    screen: Screen | None = None,
 ) -> dict[str, Any]:
     """Trains in `workdir` from where it stands, and evaluates.
 
@@ -32,6 +38,9 @@ def train_and_evaluate(
       config: the run's.
       workdir: the folder that becomes, or is, its record.
       data: of an earlier call, whose data may then be used again.
+      on_metrics: called with each record that is written to metrics.jsonl, and its "seed": a dict
+        of plain numbers and the "split". In process 0 alone.
+      screen: where the run says what it does; by default one of its own on standard output.
 
     Returns:
       What it writes to results.json.
@@ -50,9 +59,10 @@ def train_and_evaluate(
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
         distributed.check_same(config.to_json(), "the config")
         distributed.from_first(lambda: _open(cleanup, record, config))
+        screen = cleanup.enter_context(screen or Screen(quiet=not distributed.is_first()))
         if config.num_seeds == 1:
-            return train([config], [record], data, since)[0]
-        results = _train_seeds(config, record, data, since)
+            return train([config], [record], data, screen, since, on_metrics=on_metrics)[0]
+        results = _train_seeds(config, record, data, screen, since, on_metrics)
         if distributed.is_first():
             write_json(record.results, results)
         return results
@@ -110,8 +120,16 @@ def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict
         yield each, Workdir(record.path / f"seed-{seed}")
 
 
-def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) -> dict[str, Any]:
-    dataset, _ = data.load(config, Layout.create(_at_once(config)))
+def _train_seeds(
+    config: ConfigDict,
+    record: Workdir,
+    data: Data,
+    screen: Screen,
+    since: float,
+    on_metrics: Callable[[dict[str, Any]], None] | None,
+) -> dict[str, Any]:
+    with screen.phase("reading data"):
+        dataset, _ = data.load(config, Layout.create(_at_once(config)))
     config.dataset = dataset.name  # The sample may stand in.
     config_lib.check(config)
     configs, workdirs = zip(*_each_seed(config, record), strict=True)
@@ -138,15 +156,17 @@ def _train_seeds(config: ConfigDict, record: Workdir, data: Data, since: float) 
     for group in groups:
         if distributed.is_first():
             names = ", ".join(str(configs[i].seed) for i in group)
-            say(f"seed {names} (of {configs[0].seed} to {configs[-1].seed}):")
+            screen.line(f"seed {names} (of {configs[0].seed} to {configs[-1].seed}):")
             for i in group:
                 workdirs[i].path.mkdir(exist_ok=True)
         found = train(
             [configs[i] for i in group],
             [workdirs[i] for i in group],
             data,
+            screen,
             since,
             lambda: record.save(config),
+            on_metrics,
         )
         results |= zip(group, found, strict=True)
         since = device.process_seconds()

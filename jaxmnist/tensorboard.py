@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from jaxmnist import config as config_lib
 from jaxmnist import datasets, distributed, hooks, mistakes
 from jaxmnist.datasets import Split
-from jaxmnist.logs import Screen, Stopwatch
+from jaxmnist.logs import Stopwatch
 from jaxmnist.records import Records
+from jaxmnist.screen import Screen
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train_state import TrainState
 

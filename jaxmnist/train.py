@@ -16,12 +16,13 @@ from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, device, distributed, hooks, tensorboard
+from jaxmnist import datasets, device, hooks, tensorboard
 from jaxmnist import results as results_lib
 from jaxmnist.errors import UserError
 from jaxmnist.input_pipeline import Batch, Data, Examples, ShuffledBatches, ordered_batches
-from jaxmnist.logs import Screen, Stopwatch
+from jaxmnist.logs import Stopwatch
 from jaxmnist.records import Records
+from jaxmnist.screen import Screen
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train_state import (
     IMAGE_SHAPE,
@@ -158,8 +159,10 @@ def train(
     configs: Sequence[ConfigDict],
     workdirs: Sequence[Workdir],
     data: Data,
+    screen: Screen,
     since: float = 0.0,
     begun: Callable[[], None] = lambda: None,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Trains runs that differ in their seeds alone at once, from where their workdirs stand.
 
@@ -167,8 +170,10 @@ def train(
       configs: of each.
       workdirs: of each.
       data: whose data they use.
+      screen: where they say what they do.
       since: the age of this process, in seconds, when they began.
       begun: as of Records.open.
+      on_metrics: as of Records.
 
     Returns the results of each. Their seconds are those from then on, but "train" counts those
     before a restart too; their "train" metrics are those of the last step's batch.
@@ -185,22 +190,22 @@ def train(
         # XLA compiles while the data are read.
         compiler = cleanup.enter_context(ThreadPoolExecutor(1))
         compiling = compiler.submit(_compile, config, seeds, layout, many, seconds)
-        with _timed(seconds, "data"):
+        with _timed(seconds, "data"), screen.phase("reading data"):
             dataset, (training, test) = data.load(config, layout)
             for each in configs:
                 each.dataset = dataset.name
                 config_lib.check(each)  # Again: the sample has fewer examples.
 
-        records = Records(list(workdirs), layout)
+        records = Records(list(workdirs), layout, on_metrics)
         cleanup.callback(records.close)
-        state = compiling.result()  # Before anything is written: it may fail.
+        with screen.phase("compiling"):
+            state = compiling.result()  # Before anything is written: it may fail.
         network = describe_network(config, dataset.num_classes)
         state = records.open(list(configs), network, state, begun)
         start, last = int(fetch(state.step).max()), config.num_steps
         name = config_lib.eval_name(config)
-        screen = Screen(last, start, quiet=not distributed.is_first())
-        cleanup.callback(screen.close)
-        screen.line(results_lib.introduction(dataset, state, layout))
+        for line in results_lib.introduction(config, dataset, layout, seconds["compile"]):
+            screen.line(line)
         if 0 < start < last:
             screen.line(f"resuming from step {start}")
         if config.profile_steps and start >= config_lib.profile_steps(config).stop:
@@ -210,7 +215,7 @@ def train(
         batches = ShuffledBatches(training, data_keys(seeds, layout), config.batch_size, layout)
 
         def evaluate_test(state: TrainState) -> hooks.Evaluation:
-            with _timed(seconds, "eval"):
+            with _timed(seconds, "eval"), screen.phase("evaluating"):
                 return evaluate(eval_fn, state, test, config.eval_batch_size, layout)
 
         watch = Stopwatch(records.seconds)
@@ -226,6 +231,7 @@ def train(
 
         with checkpoint.on_signals(), _no_hidden_transfers():
             step = start
+            screen.start(last, step)
             while step < last:
                 # Single steps lead up to the calls of several, and end the run.
                 count = many if step % many == 0 and step + many <= last else 1
@@ -234,9 +240,11 @@ def train(
                     batch = batches(step, count if count > 1 else None)
                     state, metrics = layout.settle(jit_train_step(count, layout)(state, batch))
                 step += count
+                screen.step = step
                 for hook in (first_step, profile, log, evaluation, checkpoint):
                     hook(step, state, metrics)
-        records.wait()
+        with screen.phase("writing a checkpoint"):
+            records.wait()
 
         if start == last:
             was_evaluated = (workdirs[0].load_results() or {}).get("step") == last

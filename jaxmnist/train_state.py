@@ -115,13 +115,18 @@ def _init_fn(model: CNN, optimizer: Optimizer, layout: Layout) -> Callable:
     )
 
 
+def plain_network(config: ConfigDict, num_classes: int) -> CNN:
+    """The network that a config trains, of its layers as they are written in models.py."""
+    return CNN(dropout_rate=config.dropout_rate, num_classes=num_classes)
+
+
 def describe_network(config: ConfigDict, num_classes: int) -> dict[str, Any]:
     """The network that a config trains today, for its record, as JSON has it.
 
     Returns "fields", the module's own that the config does not set, but for how it computes, and
     "params", the type and shape of each.
     """
-    model = CNN(dropout_rate=config.dropout_rate, num_classes=num_classes)
+    model = plain_network(config, num_classes)
     init = functools.partial(model.init, jax.random.key(0))
     params = jax.eval_shape(init, jnp.zeros((1, *IMAGE_SHAPE)))["params"]
     left_out = ("parent", "name", "conv_pool", *config)  # The config has a record of its own.

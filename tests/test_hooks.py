@@ -12,8 +12,9 @@ import pytest
 
 from jaxmnist import hooks
 from jaxmnist.errors import Interrupted, UserError
-from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+from jaxmnist.logs import MetricWriter, Stopwatch
 from jaxmnist.records import Records
+from jaxmnist.screen import Screen
 from jaxmnist.train_state import create_train_state
 from jaxmnist.workdir import Workdir
 
@@ -46,7 +47,7 @@ def records(tmp_path):
 
 @pytest.fixture
 def log(records):
-    return hooks.Log(3, 10, 0, [0], records, Screen(10, 0), Stopwatch())
+    return hooks.Log(3, 10, 0, [0], records, Screen(), Stopwatch())
 
 
 def metrics(loss):
@@ -116,7 +117,7 @@ def test_evaluation_pauses_the_stopwatch(log, state, records):
     def show(step, state, answers):
         shown.append((step, answers["classes"].tolist()))
 
-    evaluation = hooks.Evaluate(4, 10, "test", evaluate, show, log, records, Screen(10, 0), watch)
+    evaluation = hooks.Evaluate(4, 10, "test", evaluate, show, log, records, Screen(), watch)
     for step in range(1, 11):
         evaluation(step, state, metrics(1))
     assert shown == [(step, [0, 1, 2]) for step in (4, 8, 10)]

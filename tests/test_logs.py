@@ -1,13 +1,11 @@
-"""Metrics on disk survive a restart; the screen shows lines."""
+"""Metrics on disk survive a restart."""
 
-import io
 import json
-import sys
 import time
 
 import pytest
 
-from jaxmnist.logs import MetricWriter, Screen, Stopwatch
+from jaxmnist.logs import MetricWriter, Stopwatch
 from jaxmnist.workdir import Workdir
 from tests.conftest import read_events
 
@@ -61,15 +59,6 @@ def test_what_came_after_the_checkpoint_is_dropped(workdir):
     ]
 
 
-def test_lines_where_there_is_no_terminal(capsys):
-    screen = Screen(1000, 0)
-    screen.progress(100, METRICS | {"steps_per_second": 10.0})
-    screen.line("hello")
-    screen.close()
-    out = capsys.readouterr().out
-    assert out == ("step 100/1000  loss 0.5000  accuracy 0.7500  10.0 steps/s  01:30 left\nhello\n")
-
-
 def test_the_stopwatch_leaves_pauses_out(monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "perf_counter", lambda: now)
@@ -79,18 +68,3 @@ def test_the_stopwatch_leaves_pauses_out(monkeypatch):
         now += 70
     now += 2
     assert watch.seconds() == 107
-
-
-def test_a_bar_whose_terminal_is_gone(monkeypatch):
-    class Gone(io.StringIO):
-        def isatty(self):
-            return True
-
-        def write(self, text):
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sys, "stdout", Gone())
-    screen = Screen(1000, 0)
-    screen.progress(100, METRICS | {"steps_per_second": 10.0})
-    screen.line("hello")
-    screen.close()
