@@ -1,110 +1,209 @@
-"""The paper's training as a config, and what a run refuses in one."""
+"""Every field of a config, and what a run refuses in one; the defaults are the paper's training."""
 
+import ast
+import contextlib
 import difflib
 import math
 import os
 import re
 import runpy
+import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from jaxmnist import datasets, optimizers
 from jaxmnist.errors import UserError, first_line
 from jaxmnist.files import local_path
-from jaxmnist.optimizers import DECAYS
+
+DATASETS = (
+    *("mnist", "fashion_mnist", "kmnist", "emnist/byclass", "emnist/bymerge", "emnist/balanced"),
+    *("emnist/letters", "emnist/digits", "emnist/mnist", "mnist_sample"),
+)
+_PROFILE_STEPS = re.compile(r"(\d{1,18}):(\d{1,18})")
+# In float32. Below the smallest normal number a device may take one for 0.
+_FLOAT32_MIN, _FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
+
+
+class Field(NamedTuple):
+    """A field of the config.
+
+    Attributes:
+      default: its value in the paper's training; of the type `str` where it is None.
+      meaning: in a line.
+      allowed: which values are, in words; "" if all of its type.
+      is_allowed: tells whether a value of its type is.
+      is_free: whether it may change when a run is resumed; others change the training.
+    """
+
+    default: bool | int | float | str | None
+    meaning: str
+    allowed: str = ""
+    is_allowed: Callable[[Any], bool] = lambda value: True
+    is_free: bool = False
+
+
+def _whole(least: int, most: int | None = None) -> tuple[str, Callable[[Any], bool]]:
+    if most is None:
+        return f"a whole number of at least {least}", lambda value: value >= least
+    bounds = f"a whole number of at least {least} and at most {most:,}"
+    return bounds, lambda value: least <= value <= most
+
+
+def _one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
+    return f"one of {', '.join(values)}", lambda value: value in values
+
+
+_INT32 = _whole(1, 2**31 - 1)  # What a device counts with.
+_RATE = f"a number above 0, in float32: from {_FLOAT32_MIN:.1e} to {_FLOAT32_MAX:.1e}"
+
+# By group. All there is to say of a field: `check` holds to it, `--help` and the README show it.
+FIELDS: dict[str, dict[str, Field]] = {
+    "data": {
+        "dataset": Field("mnist", "the data set, of tfds's MNIST family", *_one_of(*DATASETS)),
+        "data_dir": Field(None, "tfds's folder; None: ~/tensorflow_datasets", is_free=True),
+        "allow_sample": Field(
+            True,
+            "whether mnist_sample stands in where MNIST is neither prepared nor reachable",
+            is_free=True,
+        ),
+        "train_split": Field("train", "the examples to train on, in tfds's syntax: train[:55000]"),
+        "eval_split": Field("test", "the examples to evaluate on: train[55000:]", is_free=True),
+    },
+    "network": {
+        "dropout_rate": Field(
+            0.4,
+            "fraction of the dense layer's units that are dropped in training",
+            "a number of at least 0 and below 1",
+            lambda value: 0 <= value < 1,
+        ),
+        "dtype": Field(
+            "float32",
+            "of the layers' products; bfloat16 is for accelerators",
+            *_one_of("float32", "bfloat16"),
+        ),
+    },
+    "training": {
+        "batch_size": Field(100, "examples in a step, on all devices together", *_whole(1)),
+        "num_steps": Field(20_000, "steps of the whole run", *_INT32, is_free=True),
+        "optimizer": Field(
+            "sgd(momentum=0.9)", "any of optax's, with keyword arguments: adamw(weight_decay=1e-4)"
+        ),
+        "learning_rate": Field(
+            0.05,
+            "the highest of the schedule",
+            _RATE,
+            lambda value: _FLOAT32_MIN <= value <= _FLOAT32_MAX,
+        ),
+        "schedule": Field(
+            "cosine",
+            "how the learning rate falls to 0 at num_steps, or stays",
+            *_one_of("constant", "linear", "cosine"),
+        ),
+        "warmup_steps": Field(0, "steps in which it rises from 0 first", *_whole(0)),
+        "seed": Field(
+            0,
+            "of initialization, shuffling and dropout",
+            "a whole number of at least 0 and below 2**32",
+            lambda value: 0 <= value < 2**32,
+        ),
+        "num_seeds": Field(
+            1,
+            "runs of seed, seed + 1, ..., each in a folder of the workdir",
+            *_whole(1, 10_000),
+            is_free=True,
+        ),
+    },
+    "recording": {
+        "log_every": Field(100, "steps between records of the training", *_whole(1), is_free=True),
+        "eval_every": Field(1_000, "steps between evaluations", *_whole(1), is_free=True),
+        "checkpoint_every": Field(1_000, "steps between checkpoints", *_whole(1), is_free=True),
+        "histograms": Field(
+            False, "of the parameters, at each evaluation, for TensorBoard", is_free=True
+        ),
+        "profile_steps": Field(
+            "",
+            "steps to trace, for TensorBoard and Perfetto",
+            "FIRST:END, such as 100:110",
+            lambda value: not value or bool(_PROFILE_STEPS.fullmatch(value)),
+            is_free=True,
+        ),
+    },
+    "devices": {
+        # On a CPU 100 and 1,000 are slower, 500 sometimes.
+        "eval_batch_size": Field(200, "examples in a step of an evaluation", *_INT32, is_free=True),
+        # On an accelerator a call may cost more than a step.
+        "steps_per_call": Field(
+            0,
+            "steps in one call of the device; 0: one on a CPU, elsewhere as many as the three "
+            "periods of recording allow",
+            *_whole(0),
+            is_free=True,
+        ),
+        "seeds_per_call": Field(
+            0, "seeds that train at once; 0: one on a CPU, elsewhere all", *_whole(0), is_free=True
+        ),
+    },
+}
+_FIELDS = {name: field for group in FIELDS.values() for name, field in group.items()}
+FREE_TO_CHANGE = tuple(name for name, field in _FIELDS.items() if field.is_free)
+_PERIODS = ("log_every", "eval_every", "checkpoint_every")
+_TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
 def get_config() -> ConfigDict:
-    """The paper's training: 20,000 steps of 100 by SGD with momentum."""
+    """The paper's training: 20,000 steps of 100 by SGD with momentum.
+
+    Test accuracy 99.46 % with seed 0.
+    """
     config = ConfigDict()
-
-    config.dataset = "mnist"
-    config.data_dir = placeholder(str)  # None: tfds's own, ~/tensorflow_datasets.
-    config.allow_sample = True  # Stand in with mnist_sample where MNIST is out of reach.
-    config.train_split = "train"
-    config.eval_split = "test"
-
-    config.batch_size = 100
-    config.eval_batch_size = 200  # On a CPU 100 and 1,000 are slower, 500 sometimes.
-    config.num_steps = 20_000
-
-    config.optimizer = "sgd(momentum=0.9)"  # Any of optax, called with keyword arguments.
-    config.learning_rate = 0.05
-    config.schedule = "cosine"
-    config.warmup_steps = 0
-    config.dropout_rate = 0.4
-    config.dtype = "float32"  # Of products; or "bfloat16", for accelerators.
-
-    config.seed = 0
-    config.num_seeds = 1  # Runs of seed, seed + 1, ..., each in a folder of the workdir.
-
-    config.log_every = 100
-    config.eval_every = 1_000
-    config.checkpoint_every = 1_000
-    config.histograms = False  # Of the parameters, at each evaluation, for TensorBoard.
-    config.profile_steps = ""  # "100:110" traces what the ten steps after step 100 do.
-    # Steps in one call of the device. 0: one on a CPU; elsewhere, where a call may cost more
-    # than a step, as many as logging, evaluation and checkpoints allow.
-    config.steps_per_call = 0
-    # Seeds that train at once. 0: one on a CPU, all elsewhere.
-    config.seeds_per_call = 0
+    for name, field in _FIELDS.items():
+        config[name] = placeholder(str) if field.default is None else field.default
     return config
 
 
-# The fields that may change when a run is resumed; all others change the training.
-FREE_TO_CHANGE = (
-    *("data_dir", "allow_sample", "eval_split", "eval_batch_size", "num_steps"),
-    *("log_every", "eval_every", "checkpoint_every", "histograms", "profile_steps"),
-    *("num_seeds", "steps_per_call", "seeds_per_call"),
-)
-
-_DATASETS = datasets.names()
-_DTYPES = ("float32", "bfloat16")
-_PERIODS = ("log_every", "eval_every", "checkpoint_every")
-_PROFILE_STEPS = re.compile(r"(\d{1,18}):(\d{1,18})")
-
-
-def _whole(least: int, most: int | None = None) -> tuple[Callable[[Any], bool], str]:
-    if most is None:
-        return lambda value: value >= least, f"a whole number of at least {least}"
-    bounds = f"a whole number of at least {least} and at most {most:,}"
-    return lambda value: least <= value <= most, bounds
+def describe(width: int = 100) -> str:
+    """The fields in lines of at most `width` characters: meaning, what is allowed, default."""
+    lines = []
+    names = max(map(len, _FIELDS)) + 1
+    for group, fields in FIELDS.items():
+        lines.append(f"{group}:")
+        for name, field in fields.items():
+            allowed = field.allowed or _TYPES[_type_of(field)]
+            text = f"{field.meaning}; {allowed} (default: {field.default!r})"
+            start = f"  {name:{names}}"
+            lines += textwrap.wrap(
+                start + text, width, subsequent_indent=" " * len(start), break_long_words=False
+            )
+    return "\n".join(lines)
 
 
-_AT_LEAST_0, _AT_LEAST_1 = _whole(0), _whole(1)
-_INT32 = _whole(1, 2**31 - 1)  # What a device counts with.
-# Below the smallest normal one a device may take a number for 0.
-_FLOAT32_MIN, _FLOAT32_MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "dataset": (lambda value: value in _DATASETS, f"one of {', '.join(_DATASETS)}"),
-    "batch_size": _AT_LEAST_1,
-    "eval_batch_size": _INT32,
-    "num_steps": _INT32,
-    "learning_rate": (
-        lambda value: _FLOAT32_MIN <= value <= _FLOAT32_MAX,
-        f"a number above 0, in float32: from {_FLOAT32_MIN:.1e} to {_FLOAT32_MAX:.1e}",
-    ),
-    "schedule": (lambda value: value in DECAYS, f"one of {', '.join(DECAYS)}"),
-    "warmup_steps": _AT_LEAST_0,
-    "dropout_rate": (lambda value: 0 <= value < 1, "a number of at least 0 and below 1"),
-    "dtype": (lambda value: value in _DTYPES, f"one of {', '.join(_DTYPES)}"),
-    "seed": (lambda value: 0 <= value < 2**32, "a whole number of at least 0 and below 2**32"),
-    "num_seeds": _whole(1, 10_000),  # Each has its workdir.
-    "log_every": _AT_LEAST_1,
-    "eval_every": _AT_LEAST_1,
-    "checkpoint_every": _AT_LEAST_1,
-    "profile_steps": (
-        lambda value: not value or bool(_PROFILE_STEPS.fullmatch(value)),
-        "FIRST:END, such as 100:110",
-    ),
-    "steps_per_call": _AT_LEAST_0,
-    "seeds_per_call": _AT_LEAST_0,
-}
-_TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+def experiments() -> dict[Path, str]:
+    """The experiment files of this checkout, and what the first line of each says it is."""
+    folder = Path(__file__).parent.parent / "experiments"
+    with contextlib.suppress(ValueError):
+        folder = folder.relative_to(Path.cwd())
+    return {path: _docstring(path).partition("\n")[0] for path in sorted(folder.glob("*.py"))}
+
+
+def reported_accuracy(path: str | os.PathLike | None) -> str | None:
+    """The test accuracy, such as "99.03 %", that an experiment says it has; None: the default's."""
+    text = get_config.__doc__ or "" if path is None else _docstring(Path(path).expanduser())
+    match = re.search(r"Test accuracy (\d+\.\d+ %)", text)
+    return match[1] if match else None
+
+
+def _docstring(path: Path) -> str:
+    try:
+        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    except (OSError, SyntaxError, ValueError):
+        return ""
+
+
+def _type_of(field: Field) -> type:
+    return str if field.default is None else type(field.default)
 
 
 def load(path: str | os.PathLike | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
@@ -136,11 +235,12 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
       config: of the run.
       training: whether it is to train; what it was trained with before may be evaluated anyhow.
     """
+    from jaxmnist import datasets, optimizers  # Here: the help needs neither tfds nor JAX.
+
     check_types(config)
-    for field, value in config.items():
-        is_allowed, allowed = _ALLOWED.get(field, (None, None))
-        if is_allowed and not is_allowed(value):
-            raise UserError(f"{field}={value!r} is not allowed: it must be {allowed}.")
+    for name, found in _FIELDS.items():
+        if not found.is_allowed(config[name]):
+            raise UserError(f"{name}={config[name]!r} is not allowed: it must be {found.allowed}.")
     if config.data_dir is not None:
         local_path(config.data_dir, "data_dir")
     period = math.gcd(*(config[field] for field in _PERIODS))
@@ -154,7 +254,7 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
     if training and config.warmup_steps > config.num_steps:
         raise UserError(
             f"warmup_steps={config.warmup_steps} is not allowed: it must be at most "
-            f"num_steps={config.num_steps}."
+            f"num_steps={config.num_steps}; set both."
         )
     traced = profile_steps(config)
     if config.profile_steps and (not traced or traced.stop > config.num_steps):
@@ -179,18 +279,18 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
 def check_types(config: ConfigDict) -> None:
     """Raises UserError if a field is none, is missing, or has a value of another type."""
     default = get_config()
-    for field in config:
-        _check_field(field, config[field])
-    for field in default:
-        if field not in config:
-            raise UserError(f"the config lacks the field {field}: start from get_config().")
-        value, wanted = config[field], default.get_type(field)
+    for name in config:
+        _check_field(name, config[name])
+    for name in default:
+        if name not in config:
+            raise UserError(f"the config lacks the field {name}: start from get_config().")
+        value, wanted = config[name], default.get_type(name)
         is_of_type = type(value) is wanted or (wanted is float and type(value) is int)
-        if not is_of_type and not (field == "data_dir" and value is None):
-            raise UserError(f"{field}={value!r} is not allowed: it must be {_TYPES[wanted]}.")
-    if config.dataset not in _DATASETS:
+        if not is_of_type and not (name == "data_dir" and value is None):
+            raise UserError(f"{name}={value!r} is not allowed: it must be {_TYPES[wanted]}.")
+    if config.dataset not in DATASETS:
         raise UserError(
-            f"dataset={config.dataset!r} is not allowed: it must be one of {', '.join(_DATASETS)}."
+            f"dataset={config.dataset!r} is not allowed: it must be {_FIELDS['dataset'].allowed}."
         )
 
 
@@ -224,12 +324,16 @@ def profile_steps(config: ConfigDict) -> range:
 
 def eval_name(config: ConfigDict) -> str:
     """What to call the evaluation's split in metrics: "test", or "validation" if cut from train."""
+    from jaxmnist import datasets
+
     bases = {base for base, _, _ in datasets.slice_of(config.dataset, config.eval_split)}
     return "test" if bases == {"test"} else "validation"
 
 
 def _run_file(text: str | os.PathLike) -> ConfigDict:
     path = local_path(text, "--config", as_pattern=False)
+    if path.is_dir():
+        raise UserError(f"--config={path} is a folder: name one of the Python files in it.")
     if not path.is_file():
         raise UserError(f"--config={path}: there is no such file.")
     try:
@@ -260,12 +364,12 @@ def _parse(field: str, text: str) -> Any:
     if field == "data_dir" and text in ("", "None"):
         return None
     if field == "data_dir":
-        return str(local_path(text, "data_dir"))
+        return str(local_path(text, "data_dir").absolute())  # A run goes on from any folder.
     try:
         if wanted is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if wanted is int and re.search("[.e]", text):
-            raise ValueError(text)
+        if wanted is int and re.fullmatch(r"\d+e\d{1,2}", text.strip()):
+            return int(float(text))
         return wanted(text)
     except (KeyError, ValueError):
         raise UserError(f"{field}={text} is not allowed: it must be {_TYPES[wanted]}.") from None

@@ -93,7 +93,8 @@ def load(
       splits: in tfds's syntax.
       data_dir: tfds's folder; None is its default.
       allow_sample: whether the bundled sample stands in for an "mnist" that is neither
-        prepared nor reachable. The result's name tells, and so does a warning.
+        prepared in tfds's default folder nor reachable. The result's name tells, and so does a
+        warning. Where a folder was named, it never does.
 
     Raises:
       UserError: no such split, or no data: how to get it.
@@ -105,10 +106,15 @@ def load(
     if not builders.is_prepared(builder):
         try:
             _download(name, builder)
-        except _Unreachable as e:
-            if name != "mnist" or not allow_sample:
+        except _Unreachable:
+            if name != "mnist" or not allow_sample or data_dir is not None:
                 raise
-            _warn(f"{e}\nThis run uses {SAMPLE}, 5,000 digits, INSTEAD of MNIST.")
+            warn(
+                "WARNING: this run uses 5,000 sample digits, NOT MNIST:\n"
+                "MNIST is neither prepared here, nor can it be reached.\n"
+                "With its four archives in a folder SOURCE, run\n"
+                "  python -m jaxmnist.prepare_data --source_dir=SOURCE"
+            )
             return _load_sample(splits)
         builder = builders.create(name, data_dir)  # Again: it reads on creation what is there.
     bases = {base for parts in slices for base, _, _ in parts}
@@ -197,8 +203,3 @@ def _reachable(url: str) -> bool:
     threading.Thread(target=ask, daemon=True).start()
     done.wait(_NETWORK_SECONDS)
     return answered.is_set()
-
-
-def _warn(message: str) -> None:
-    line = "!" * 80
-    warn(f"{line}\nWARNING: {message}\n{line}")

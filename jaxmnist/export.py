@@ -1,6 +1,5 @@
 """The command that writes a trained model for programs that have no jaxmnist: ONNX or StableHLO."""
 
-import argparse
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -8,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
-from jaxmnist.main import run
 
 if TYPE_CHECKING:
     from jaxmnist.inference import Model
@@ -26,16 +25,19 @@ _OPSET, _IR_VERSION = 17, 8  # What onnxruntime reads since 1.12.
 Logits = Callable[[UInt8[np.ndarray, "n 28 28 1"]], Float[np.ndarray, "n classes"]]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmnist.export", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument("--workdir", required=True, help="the folder of a training run")
+def parser(verb: str | None = None) -> Parser:
+    """The command's flags; `verb` is what it is called by."""
+    parser = Parser(verb, "export", description=__doc__)
+    parser.add_workdir()
     parser.add_argument("--format", required=True, choices=SUFFIXES)
     parser.add_argument("--output", help="the file to write; default: model.FORMAT in the workdir")
     parser.add_argument("--data_dir", help="tfds's folder; default: the run's")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None, verb: str | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = parser(verb).parse_args(argv)
     return run(lambda: _export(args.workdir, args.format, args.output, args.data_dir))
 
 

@@ -144,6 +144,23 @@ def _try_lock(path: Path) -> tuple[int, bool]:
         os.close(fd)
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds a lock file; one that was killed counts where there is no flock."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+    return True
+
+
 def _owner(path: Path) -> str:
     """Whose a lock file is, as far as it tells."""
     try:

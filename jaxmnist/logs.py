@@ -60,7 +60,7 @@ class MetricWriter:
     def write(
         self, step: int, split: str, seconds: float, metrics: dict[str, float]
     ) -> dict[str, Any]:
-        """Writes `metrics`, all plain numbers, of `split` after `step` steps; returns the record."""
+        """Writes `metrics`, plain numbers, of `split` after `step` steps; returns the record."""
         record = {"step": step, "split": split, **metrics, "seconds": round(seconds, 3)}
         self._file.write(json.dumps(record) + "\n")
         self.latest[split] = {name: metrics[name] for name in ("loss", "accuracy")}

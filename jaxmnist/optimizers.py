@@ -18,8 +18,6 @@ from jaxmnist.errors import UserError, first_line
 
 T = TypeVar("T")
 
-DECAYS = ("constant", "linear", "cosine")
-
 # The learning rate's peak: a float, or the array that stands for it in a step.
 Hyperparams = dict[str, Any]
 
@@ -49,7 +47,7 @@ class Optimizer:
     Attributes:
       name: optax's, such as "adamw" or "contrib.muon".
       options: its keyword arguments, as Python literals.
-      decay: one of DECAYS.
+      decay: the config's schedule.
       num_steps: of the schedule, with the warm-up.
       warmup_steps: of the linear warm-up from 0.
     """

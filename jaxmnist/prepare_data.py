@@ -1,29 +1,35 @@
 """The command that builds a tfds data set from local archives, with no network."""
 
 import argparse
+import shlex
 import sys
 
-from jaxmnist import builders
+from jaxmnist import config
+from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path
-from jaxmnist.main import run
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmnist.prepare_data", description=__doc__, allow_abbrev=False
-    )
+def parser(verb: str | None = None) -> Parser:
+    """The command's flags; `verb` is what it is called by."""
+    parser = Parser(verb, "prepare_data", description=__doc__)
     parser.add_argument(
         "--source_dir", required=True, help="the folder with the four IDX archives, gzipped or not"
     )
-    parser.add_argument("--dataset", default="mnist", choices=builders.names())
+    parser.add_argument("--dataset", default="mnist", choices=config.DATASETS[:-1])
     parser.add_argument("--data_dir", help="tfds's folder; default: ~/tensorflow_datasets")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None, verb: str | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = parser(verb).parse_args(argv)
     return run(lambda: _prepare(args))
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    from jaxmnist import builders  # Here, so that a mistyped flag is told of at once.
+
     source = local_path(args.source_dir, "--source_dir", as_pattern=False)
     if not source.is_dir():
         raise UserError(f"--source_dir={source}: there is no such folder.")
@@ -32,6 +38,8 @@ def _prepare(args: argparse.Namespace) -> None:
     is_new = not builders.is_prepared(builder)
     builders.prepare(builder, source)
     print(f"{args.dataset} {'is' if is_new else 'was already'} prepared in {builder.data_dir}")
+    if data_dir is not None:
+        print(f"runs find it with --config.data_dir={shlex.quote(data_dir)}")
 
 
 if __name__ == "__main__":

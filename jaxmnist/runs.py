@@ -69,9 +69,13 @@ def train_and_evaluate(
 
 
 def evaluate_checkpoints(
-    config: ConfigDict, workdir: str | Path
+    config: ConfigDict, workdir: str | Path, screen: Screen | None = None
 ) -> list[tuple[int, int, dict[str, float]]]:
-    """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy)."""
+    """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy).
+
+    `screen` is where it says what it does; by default nowhere.
+    """
+    screen = screen or Screen(quiet=True)
     record = Workdir(local_path(workdir, "workdir"))
     device.check()
     config_lib.check(config, training=False)
@@ -83,11 +87,14 @@ def evaluate_checkpoints(
     config = config.copy_and_resolve_references()
     config.allow_sample = False  # It is a part of what a run on MNIST was trained on.
     layout, data = Layout.create(), Data()
-    _, (_, examples) = data.load(config, layout)
+    with screen.phase("reading data"):
+        _, (_, examples) = data.load(config, layout)
     found, eval_fn = [], jit_eval_step(layout)
     for each, of_seed in _each_seed(config, record):
-        state = newest_state(each, of_seed, layout)
-        metrics = evaluate(eval_fn, state, examples, config.eval_batch_size, layout).metrics
+        with screen.phase("reading the checkpoint"):
+            state = newest_state(each, of_seed, layout)
+        with screen.phase("evaluating"):
+            metrics = evaluate(eval_fn, state, examples, config.eval_batch_size, layout).metrics
         found.append((each.seed, int(fetch(state.step)), hooks.each_run(metrics)[0]))
     return found
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxmnist.cli import Parser, run
 from jaxmnist.errors import Interrupted, UserError, first_line, say, warn
-from jaxmnist.main import fields, run
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -22,26 +22,31 @@ if TYPE_CHECKING:
 Fields = list[tuple[str, str]]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmnist.sweep",
-        description="Train a grid of configs, or go on with it: the same command.",
-        epilog="--sweep.FIELD=A,B,... tries each value of a field, with each of the other fields; "
-        "--config.FIELD=VALUE overrides a field in all runs. Unless told otherwise, the last "
-        "twelfth of the training set is for validation (of MNIST, 5,000 images).",
-        allow_abbrev=False,
+def parser(verb: str | None = None) -> Parser:
+    """The command's flags; `verb` is what it is called by."""
+    parser = Parser(
+        *(verb, "sweep"),
+        description="Train a grid of configs, or go on with it: the same command. "
+        "--sweep.FIELD=A,B,...\ntries each value of a field, with each of the other fields. "
+        "Unless told otherwise, the\nlast twelfth of the training set is for validation (of "
+        "MNIST, 5,000 images).",
     )
     parser.add_argument("--workdir", required=True, help="the folder of the runs' workdirs")
     parser.add_argument("--config", help="an experiment file; default: the paper's training")
-    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    given = fields(parser, rest, ("config", "sweep"))
-    if not given["sweep"]:
-        parser.error("what is to be tried? --sweep.FIELD=A,B,...")
-    return run(lambda: _command(args, given["config"], given["sweep"]))
+    parser.add_config("config", "sweep")
+    return parser
 
 
-def _command(args: argparse.Namespace, overrides: Fields, swept: Fields) -> None:
+def main(argv: list[str] | None = None, verb: str | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    flags = parser(verb)
+    args = flags.parse_args(argv)
+    if not args.sweep_fields:
+        flags.error("what is to be tried? --sweep.FIELD=A,B,...")
+    return run(lambda: _command(args))
+
+
+def _command(args: argparse.Namespace) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
     from jaxmnist import device
@@ -53,12 +58,12 @@ def _command(args: argparse.Namespace, overrides: Fields, swept: Fields) -> None
     device.cache_compilations()
     folder, grid, valid = Workdir(local_path(args.workdir, "--workdir")), [], []
     resolved: dict[str | None, str] = {}
-    for chosen in choices(swept):
-        config = config_lib.load(args.config, [*overrides, *chosen])
+    for chosen in choices(args.sweep_fields):
+        config = config_lib.load(args.config, [*args.config_fields, *chosen])
         try:
             config_lib.check(config)
             _resolve(config, resolved)
-            if "eval_split" not in dict([*overrides, *chosen]):
+            if "eval_split" not in dict([*args.config_fields, *chosen]):
                 _validate(config)
             config_lib.check(config)  # Again: the sample has fewer examples.
             refused = None
@@ -98,6 +103,9 @@ def choices(swept: Fields) -> list[Fields]:
         if names.count(name) > 1:
             raise UserError(f"--sweep.{name} is given twice: list all its values in one.")
     values = [_split(text) for _, text in swept]
+    for name, of_field in zip(names, values, strict=True):
+        if len(set(of_field)) < len(of_field):
+            raise UserError(f"--sweep.{name} has a value twice: {', '.join(of_field)}.")
     return [list(zip(names, each, strict=True)) for each in itertools.product(*values)]
 
 

@@ -184,7 +184,7 @@ def test_a_terminal_that_is_gone(terminal):
 
 
 def test_durations():
-    assert [duration(s) for s in (7, 725.4, 12_000)] == ["0:07", "12:05", "3:20:00"]
+    assert [duration(s) for s in (7.0, 725.4, 12_000.0)] == ["0:07", "12:05", "3:20:00"]
 
 
 def test_setting_the_step_draws_nothing(terminal):

@@ -1,0 +1,7 @@
+"""`python -m jaxmnist VERB ...`."""
+
+import sys
+
+from jaxmnist.cli import main
+
+sys.exit(main())

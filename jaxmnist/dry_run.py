@@ -1,0 +1,170 @@
+"""What a run would do, and how long it would take, without doing it: `train --dry_run`."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from jaxmnist import builders, datasets, device
+from jaxmnist import config as config_lib
+from jaxmnist.input_pipeline import ShuffledBatches, ordered_batches, put_on_device
+from jaxmnist.models import layer_table
+from jaxmnist.optimizers import create_optimizer
+from jaxmnist.screen import Screen, duration
+from jaxmnist.sharding import Layout
+from jaxmnist.train import jit_eval_step, jit_train_step
+from jaxmnist.train_state import (
+    IMAGE_SHAPE,
+    TrainState,
+    create_train_state,
+    data_keys,
+    describe_network,
+    plain_network,
+)
+from jaxmnist.workdir import Workdir
+
+_SECONDS = 3.0  # Of measuring steps, and of measuring steps of an evaluation.
+
+
+def describe(config: ConfigDict, record: Workdir, screen: Screen) -> str:
+    """What a run of this config in this workdir would train, on what, and for how long.
+
+    The steps are measured on images of noise, so that no data are needed. Nothing is written.
+
+    Raises:
+      UserError: the run would be refused.
+    """
+    config_lib.check(config)
+    num_classes = datasets.num_classes(config.dataset)
+    record.check(config)
+    record.check_network(describe_network(config, num_classes))
+    at_once = config_lib.seeds_per_call(config, jax.default_backend())
+    layout = Layout.create(at_once)
+    layout.check(config.batch_size)
+    found = device.describe()
+    lines = [
+        ("data", _data(config)),
+        ("network", _network(config, num_classes)),
+        ("training", _training(config)),
+        ("device", f"{found['count']} {found['kind']} ({found['processor']})"),
+    ]
+    # A program that a cache would keep is something written.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    with screen.phase("measuring"):
+        lines += _measure(config, num_classes, layout)
+    lines += [("workdir", _state_of(record, config)), ("", "nothing was written")]
+    return "\n".join(f"{name:10}{text}".rstrip() for name, text in lines)
+
+
+def _data(config: ConfigDict) -> str:
+    counts = {
+        split: sum(end - first for _, first, end in datasets.slice_of(config.dataset, split))
+        for split in (config.train_split, config.eval_split)
+    }
+    train, test = counts[config.train_split], counts[config.eval_split]
+    uses = f"{train:,} examples to train on ({config.train_split}), {test:,} to evaluate on "
+    uses += f"({config.eval_split})"
+    if config.dataset == datasets.SAMPLE:
+        return f"{config.dataset}, which comes with the package: {uses}"
+    builder = builders.create(config.dataset, config.data_dir)
+    where = f"prepared in {builder.data_dir}"
+    if not builders.is_prepared(builder):
+        where = f"not prepared yet in {builder.data_dir_root}, so first downloaded"
+        if config.dataset == "mnist" and config.allow_sample and config.data_dir is None:
+            where += f" (where that fails, {datasets.SAMPLE} stands in)"
+    return f"{config.dataset}, {where}: {uses}"
+
+
+def _network(config: ConfigDict, num_classes: int) -> str:
+    layers = layer_table(plain_network(config, num_classes))
+    rows = [("layer", "output shape", "parameters")]
+    rows += [(x.name, "x".join(map(str, x.shape)), f"{x.parameters:,}") for x in layers]
+    rows.append(("all", "", f"{sum(x.parameters for x in layers):,}"))
+    first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
+    lines = [f"{a:{first}}  {b:{second}}  {c:>{third}}".rstrip() for a, b, c in rows]
+    return f"\n{' ' * 10}".join(lines)
+
+
+def _training(config: ConfigDict) -> str:
+    steps = sorted({0, config.warmup_steps, config.num_steps // 2, config.num_steps})
+    optimizer, hyperparams = create_optimizer(config)
+    schedule = optimizer.schedule(hyperparams)
+    rates = ", ".join(f"{float(schedule(step)):.3g} at step {step:,}" for step in steps)
+    seeds = f", for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
+    return (
+        f"{config.num_steps:,} steps of {config.batch_size} by {config.optimizer}{seeds}\n"
+        f"{'schedule':10}{config.schedule}, learning rate {rates}"
+    )
+
+
+def _measure(config: ConfigDict, num_classes: int, layout: Layout) -> list[tuple[str, str]]:
+    rng = np.random.default_rng(0)
+    count = config_lib.steps_per_call(config, jax.default_backend())
+    number = max(config.batch_size, config.eval_batch_size)
+    images = rng.integers(0, 256, (number, *IMAGE_SHAPE), np.uint8)
+    examples = put_on_device(images, rng.integers(0, num_classes, number), layout)
+    seeds = range(config.seed, config.seed + layout.num_runs)
+    state = create_train_state(config, num_classes, layout, seeds)
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    batches = ShuffledBatches(examples, data_keys(seeds, layout), config.batch_size, layout)
+    batch = batches(0, count if count > 1 else None)
+    start = time.perf_counter()
+    step_fn = jit_train_step(count, layout).lower(state, batch).compile()
+    compiling = time.perf_counter() - start
+    held: list[TrainState] = [state]
+
+    def train() -> Any:
+        held[0], metrics = step_fn(held[0], batch)
+        return metrics
+
+    seconds = _median_seconds(train) / count
+    eval_batch = next(ordered_batches(examples, config.eval_batch_size, layout))
+    eval_fn = jit_eval_step(layout)
+    eval_seconds = _median_seconds(lambda: eval_fn(held[0], eval_batch))
+    parts = datasets.slice_of(config.dataset, config.eval_split)
+    calls = -(-sum(end - first for _, first, end in parts) // config.eval_batch_size)
+    evaluations = -(-config.num_steps // config.eval_every)
+    groups = -(-config.num_seeds // layout.num_runs)
+    whole = groups * (config.num_steps * seconds + evaluations * calls * eval_seconds)
+    whole += device.process_seconds()
+    temporary = getattr(step_fn.memory_analysis(), "temp_size_in_bytes", 0)
+    peak = device.peak_memory_bytes()
+    of_process = f"; this process had {peak / 2**20:,.0f} MiB at most" if peak else ""
+    return [
+        (
+            "time",
+            f"about {duration(whole)}: {1e3 * seconds:.1f} ms a step, {evaluations * groups:,} "
+            f"evaluations of {calls * eval_seconds:.1f} s, {compiling:.1f} s to compile",
+        ),
+        (
+            "memory",
+            f"{state_bytes / 2**20:,.0f} MiB for parameters and the optimizer's state, "
+            f"{temporary / 2**20:,.0f} MiB within a step{of_process}",
+        ),
+    ]
+
+
+def _median_seconds(call: Callable[[], Any]) -> float:
+    """Of a call, after two that warm up, in some seconds of calls."""
+    taken: list[float] = []
+    end = float("inf")
+    while len(taken) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        taken.append(time.perf_counter() - start)
+        if len(taken) == 2:
+            end = time.perf_counter() + _SECONDS
+    return statistics.median(taken[2:])
+
+
+def _state_of(record: Workdir, config: ConfigDict) -> str:
+    steps = record.checkpoint_steps()
+    if not steps:
+        return f"{record.path}: a new run"
+    if max(steps) == config.num_steps:
+        return f"{record.path}: it holds this run, finished"
+    return f"{record.path}: it holds this run at step {max(steps):,}, from which it goes on"
