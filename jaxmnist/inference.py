@@ -1,8 +1,9 @@
-"""A trained model: its newest checkpoint, loaded from a workdir and asked about images."""
+"""A trained model: its newest checkpoint, loaded from a workdir and asked about pictures."""
 
 import contextlib
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,15 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Shaped
 from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
+from PIL import Image
 
 from jaxmnist import checkpoints, datasets, device, distributed, pictures
 from jaxmnist.checkpoints import Checkpoints, saved_part
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path
 from jaxmnist.input_pipeline import to_float
+from jaxmnist.logs import read_records
+from jaxmnist.models import num_parameters
 from jaxmnist.sharding import Layout, fetch
 from jaxmnist.train_state import (
     IMAGE_SHAPE,
@@ -26,14 +30,44 @@ from jaxmnist.train_state import (
 )
 from jaxmnist.workdir import Workdir
 
+Picture = str | os.PathLike | Image.Image | ArrayLike
+
 _LARGEST_BATCH = 200
+_SHOWN = 8  # Answers, where there are many.
 
 
-class Predictions(NamedTuple):
-    """What a model says of images, or of one image: then without the axis "n"."""
-
+class _Answers(NamedTuple):
     classes: Integer[np.ndarray, "*n"]
     probabilities: Float[np.ndarray, "*n classes"]
+
+
+class Predictions(_Answers):
+    """What a model says of pictures, or of one picture: then without the axis "n".
+
+    A pair, so that `classes, probabilities = model.predict(picture)` takes it apart.
+
+    Attributes:
+      classes: the most probable class of each.
+      probabilities: those of all classes, float32.
+      class_names: what each class stands for.
+    """
+
+    class_names: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        if self.classes.ndim == 0:
+            first, second = np.argsort(-self.probabilities, kind="stable")[:2]
+            of = self.probabilities
+            return f"Predictions({self._say(first, of)}, then {self._say(second, of)})"
+        count = len(self.classes)
+        each = map(self._say, self.classes[:_SHOWN], self.probabilities)
+        more = ["..."] if count > _SHOWN else []
+        what = "1 picture" if count == 1 else f"{count:,} pictures"
+        return f"Predictions({what}{': ' if count else ''}{', '.join([*each, *more])})"
+
+    def _say(self, chosen: np.integer, of: Float[np.ndarray, " classes"]) -> str:
+        name = self.class_names[int(chosen)] if self.class_names else chosen
+        return f"{name} ({of[chosen]:.4f})"
 
 
 class Model:
@@ -46,6 +80,9 @@ class Model:
       trained_params: those that were trained, of which results.json has the fingerprint.
       class_names: what each class stands for.
       preparation: how a picture becomes an input: `datasets.preparation` of its dataset.
+      workdir: of its run; None for a model that is in none.
+      metrics: of the evaluation after that step, by split, such as {"test": {"loss": 0.03,
+        "accuracy": 0.99}}; {} where there was none.
     """
 
     def __init__(
@@ -54,8 +91,11 @@ class Model:
         state: TrainState,
         layout: Layout,
         preparation: pictures.Preparation,
+        workdir: Path | None = None,
+        metrics: dict[str, dict[str, float]] | None = None,
     ):
         self.config = config
+        self.workdir, self.metrics = workdir, metrics or {}
         self.step = int(fetch(state.step))
         params = state.eval_params
         self.params: dict[str, Any] = fetch(params)
@@ -65,21 +105,47 @@ class Model:
         self._layout, self._params = layout, params
         self._apply = _jit_apply(state.apply_fn, layout)
 
-    def predict(self, images: ArrayLike) -> Predictions:
-        """The most probable class of each image, and the probabilities of all (float32).
+    def __repr__(self) -> str:
+        of = f" of {self.workdir}" if self.workdir else ""
+        found = [f"accuracy {m['accuracy']:.4f} on {split}" for split, m in self.metrics.items()]
+        facts = ", ".join([*found, f"{num_parameters(self.params):,} parameters"])
+        return f"Model({self.config.dataset}, step {self.step}{of}: {facts})"
+
+    def predict(self, images: Picture | Sequence[Picture]) -> Predictions:
+        """The most probable class of a picture, or of each of many, and all probabilities.
+
+        Pictures of any size, in grey or colour, dark on light or light on dark, become inputs as
+        they do in `python -m jaxmnist.predict`: a path, the Pillow image that it opens as, and
+        the array of that image's pixels have the same answer.
+
+        Only arrays of 28x28 grey levels are taken as they are, as the data sets have them: light
+        on dark, and as a person sees them (EMNIST's own arrays have swapped axes).
 
         Args:
-          images: one image or many, (28, 28), (28, 28, 1), (n, 28, 28) or (n, 28, 28, 1), light
-            on dark, as a person sees them: uint8, or floating-point in [0, 1].
+          images: a picture, or a list of them. A picture is a path, a Pillow image or an array:
+            (height, width), grey, or (height, width, channels) with 1 to 4 channels: grey, grey
+            and opacity, RGB, RGBA. An array of many is (n, height, width) or has four axes. Levels
+            are integers in 0 to 255 or floating-point in [0, 1]; True is white; uint16 beyond
+            255 has 16 bits.
 
         Raises:
-          ValueError: images of another shape, type or range.
+          UserError: a file or an image that is no picture, is damaged, or shows nothing.
+          ValueError: an array of another shape, type or range.
         """
-        images = np.asarray(images)
-        logits = self.logits(pictures.swap(_as_batch(images), self.preparation))
-        found = Predictions(logits.argmax(-1), _softmax(logits))
-        is_one = images.ndim == 2 or images.shape == IMAGE_SHAPE
-        return Predictions(*(x[0] for x in found)) if is_one else found
+        if isinstance(images, list | tuple) and all(_is_picture(each) for each in images):
+            each = [_one(x, f"images[{i}]", self.preparation) for i, x in enumerate(images)]
+            inputs, is_one = _join(each), False
+        elif _is_file(images):
+            inputs, is_one = _one(images, "the picture", self.preparation), True
+        else:
+            many, is_one = _as_many(np.asarray(images), "the picture")
+            names = ["the picture"] if is_one else [f"images[{i}]" for i in range(len(many))]
+            inputs = _from_array(many, names, self.preparation)
+        logits = self.logits(pictures.swap(inputs, self.preparation))
+        answers = logits.argmax(-1), _softmax(logits)
+        found = Predictions(*(x[0] for x in answers) if is_one else answers)
+        found.class_names = self.class_names
+        return found
 
     def probabilities(
         self, inputs: Shaped[np.ndarray, "n 28 28 1"]
@@ -113,6 +179,8 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
       UserError: the workdir holds no run, several, no whole checkpoint, or another network.
     """
     record = Workdir(local_path(workdir, "workdir"))
+    if not record.path.exists():
+        raise UserError(f"{workdir}: there is no such folder.")
     config = record.load_config()
     if config is None:
         raise UserError(f"{workdir} holds no run: train there first.")
@@ -124,7 +192,9 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
     layout = Layout.create()
     # A workdir from before this was recorded has it from its dataset.
     preparation = record.load_run().get("preparation") or datasets.preparation(config.dataset)
-    return Model(config, newest_state(config, record, layout), layout, preparation)
+    state = newest_state(config, record, layout)
+    metrics = _metrics_after(int(fetch(state.step)), record)
+    return Model(config, state, layout, preparation, record.path, metrics)
 
 
 def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
@@ -169,6 +239,12 @@ def _newest(
     return trees[0]
 
 
+def _metrics_after(step: int, record: Workdir) -> dict[str, dict[str, float]]:
+    """The newest evaluation of a step, by split."""
+    evaluated = [r for r in read_records(record) if r["step"] == step and r["split"] != "train"]
+    return {r["split"]: {name: r[name] for name in ("loss", "accuracy")} for r in evaluated}
+
+
 @functools.cache
 def _jit_apply(apply_fn: Callable, layout: Layout) -> jax.stages.Wrapped:
     def apply(
@@ -187,17 +263,94 @@ def _softmax(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n cla
     return exp / exp.sum(-1, keepdims=True)
 
 
-def _as_batch(images: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "n 28 28 1"]:
-    pixels = images[..., 0] if images.shape[-1:] == (1,) else images
-    if pixels.ndim not in (2, 3) or pixels.shape[-2:] != IMAGE_SHAPE[:2]:
+def _is_file(picture: Any) -> bool:
+    return isinstance(picture, str | os.PathLike | Image.Image)
+
+
+def _is_picture(picture: Any) -> bool:
+    """Whether a list of such is one of pictures, and no array's rows or axes."""
+    return _is_file(picture) or getattr(picture, "ndim", 0) >= 2
+
+
+def _one(
+    picture: Any, name: str, preparation: pictures.Preparation
+) -> Shaped[np.ndarray, "1 28 28 1"]:
+    """The input that a picture becomes, upright."""
+    if not _is_file(picture):
+        many, is_one = _as_many(np.asarray(picture), name)
+        if not is_one:
+            raise ValueError(
+                f"{name}: an array of the shape {picture.shape} holds several pictures: list each "
+                "of them."
+            )
+        return _from_array(many, [name], preparation)
+    if not isinstance(picture, Image.Image):
+        name = str(picture)
+        picture = local_path(picture, "the picture", as_pattern=False)
+        if picture.is_dir():
+            raise UserError(f"{name} is a folder: name the pictures in it.")
+    return pictures.read(picture, name, preparation)[None, ..., None]
+
+
+def _as_many(images: np.ndarray, name: str) -> tuple[Shaped[np.ndarray, "n h w channels"], bool]:
+    """An array's pictures, uint8 or float32 in [0, 1], and whether it is of one alone."""
+    images, shape, channels = _levels(images, name), images.shape, range(1, 5)
+    if images.ndim == 2 or (images.ndim == 3 and shape[-1] not in channels):
+        images = images[..., None]
+    is_one = images.ndim == 3
+    images = images[None] if is_one else images
+    if images.ndim != 4 or images.shape[-1] not in channels or 0 in images.shape[1:]:
         raise ValueError(
-            f"images have the shape {images.shape}: it must be (28, 28), (28, 28, 1), "
-            "(n, 28, 28) or (n, 28, 28, 1)."
+            f"{name}: the array has the shape {shape}, which is no picture's: that is (height, "
+            "width) or (height, width, 1 to 4 channels), and of many one more axis, the first."
         )
+    return images, is_one
+
+
+def _from_array(
+    images: Shaped[np.ndarray, "n h w channels"],
+    names: Sequence[str],
+    preparation: pictures.Preparation,
+) -> Shaped[np.ndarray, "n 28 28 1"]:
+    """The inputs that pictures become, upright."""
+    if images.shape[1:] == IMAGE_SHAPE:
+        return images
     if images.dtype != np.uint8:
-        if not np.issubdtype(images.dtype, np.floating):
-            raise ValueError(f"images are {images.dtype}: they must be uint8 or floating-point.")
+        images = np.round(images * 255).astype(np.uint8)
+    if images.shape[-1] == 1:
+        images = images[..., 0]
+    each = [
+        pictures.read(Image.fromarray(x), name, preparation)[None, ..., None]
+        for x, name in zip(images, names, strict=True)
+    ]
+    return _join(each)
+
+
+def _levels(images: np.ndarray, name: str) -> np.ndarray:
+    """Grey levels or colours as uint8, or as float32 in [0, 1]."""
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype == bool:
+        return images * np.uint8(255)
+    if np.issubdtype(images.dtype, np.floating):
         if not ((images >= 0) & (images <= 1)).all():
-            raise ValueError("floating-point images must be in [0, 1]; uint8 ones in 0 to 255.")
-        images = images.astype(np.float32)
-    return images.reshape(-1, *IMAGE_SHAPE)
+            raise ValueError(
+                f"{name}: floating-point levels must be in [0, 1], and integers in 0 to 255."
+            )
+        return images.astype(np.float32)
+    if not np.issubdtype(images.dtype, np.integer):
+        raise ValueError(
+            f"{name} is no path, no Pillow image and no array of numbers, but {images.dtype}: give "
+            "one of these, or a list."
+        )
+    if ((images >= 0) & (images <= 255)).all():
+        return images.astype(np.uint8)
+    if images.dtype == np.uint16:
+        return (images >> 8).astype(np.uint8)
+    raise ValueError(f"{name}: levels of type {images.dtype} must be in 0 to 255.")
+
+
+def _join(inputs: list[np.ndarray]) -> Shaped[np.ndarray, "n 28 28 1"]:
+    if any(each.dtype != np.uint8 for each in inputs):
+        inputs = [x / np.float32(255) if x.dtype == np.uint8 else x for x in inputs]
+    return np.concatenate([np.empty((0, *IMAGE_SHAPE), np.uint8), *inputs])

@@ -9,6 +9,7 @@ How that was is a dict that `datasets.preparation` gives and a run records:
   swap_axes: whether rows and columns of the network's inputs are swapped.
 """
 
+import contextlib
 import io
 import sys
 import warnings
@@ -33,16 +34,16 @@ Preparation = dict[str, Any]
 
 
 def read(
-    file: str | Path | io.BytesIO,
+    file: str | Path | io.BytesIO | Image.Image,
     name: str,
     preparation: Preparation,
     formats: list[str] | None = None,
     max_pixels: int | None = None,
 ) -> UInt8[np.ndarray, "28 28"]:
-    """What a picture file shows, as a person sees it: axes are not swapped.
+    """What a picture shows, as a person sees it: axes are not swapped.
 
     Args:
-      file: its path, or a stream of its bytes.
+      file: its path, a stream of its bytes, or the picture itself, which stays as it is.
       name: what to call it in errors.
       preparation: of the dataset.
       formats: those of Pillow to allow; by default all.
@@ -56,7 +57,11 @@ def read(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=formats) as image:
+            with (
+                contextlib.nullcontext(file)
+                if isinstance(file, Image.Image)
+                else Image.open(file, formats=formats)
+            ) as image:
                 if image.width * image.height > max_pixels:
                     raise too_large
                 # A cut-out photo lies on white, as in a catalogue.
