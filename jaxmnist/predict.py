@@ -4,6 +4,7 @@ import argparse
 import io
 import itertools
 import json
+import mimetypes
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from PIL import Image, UnidentifiedImageError
 
 from jaxmnist import pictures
 from jaxmnist.errors import UserError, warn
@@ -67,7 +69,7 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
 
 
 def _names(images: Iterable[str]) -> Iterator[str]:
-    """The files that are named, and all within the folders that are, but hidden ones."""
+    """The files that are named, and the pictures within the folders that are, but hidden ones."""
     for text in images:
         name = os.path.expanduser(text)
         folder = Path(name)
@@ -75,11 +77,31 @@ def _names(images: Iterable[str]) -> Iterator[str]:
             yield name
             continue
         within = [
-            str(path)
+            path
             for path in sorted(folder.rglob("*"))
             if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
         ]
-        yield from within or [name]
+        others = [path for path in within if not _looks_like_picture(path)]
+        if others:
+            some = ", ".join(str(path.relative_to(folder)) for path in others[:3])
+            more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
+            what = "a file that is no picture" if len(others) == 1 else "files that are no pictures"
+            warn(f"{name}: skipped {what} ({some}{more}).")
+        yield from [str(path) for path in within if path not in set(others)] or [name]
+
+
+def _looks_like_picture(path: Path) -> bool:
+    """Whether a file is to be read: by its name, or by what it holds, it is a picture."""
+    kind, _ = mimetypes.guess_type(path.name)
+    if kind is not None and kind.startswith("image/"):
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # What is wrong with it is told of where it is read.
+        return True
 
 
 def _read(name: str, preparation: pictures.Preparation) -> UInt8[np.ndarray, "28 28"]:

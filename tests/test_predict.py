@@ -68,19 +68,43 @@ def bomb():
 
 def test_what_cannot_be_read_is_named_and_the_others_still_done(trained, folder, command, tmp_path):
     whole = (folder / "0.png").read_bytes()
-    bad = {"empty.png": b"", "cut.png": whole[:150], "notes.txt": b"hi", "bomb.png": bomb()}
+    bad = {"empty.png": b"", "cut.png": whole[:150], "bomb.png": bomb()}
     for name, data in bad.items():
         (folder / name).write_bytes(data)
     (tmp_path / "none").mkdir()
-    missing = [str(tmp_path / name) for name in ("none", "gone.png")]
+    (tmp_path / "notes.txt").write_text("hi")
+    missing = [str(tmp_path / name) for name in ("none", "gone.png", "notes.txt")]
     run = command("predict", str(folder), *missing, workdir=trained)
     assert run.wait() == 1
     assert len(run.out.splitlines()) == 10
     errors = run.err.splitlines()
     assert len(errors) == 6, run.err
-    for name in [*bad, "none", "gone.png"]:
+    for name in [*bad, "none", "gone.png", "notes.txt"]:
         assert sum(name in line for line in errors) == 1, run.err
     assert all(re.fullmatch(r"error: .*\.", line) for line in errors)
+
+
+def test_what_is_no_picture_in_a_folder_is_passed_over(
+    trained, folder, model, test_split, tmp_path, capsys
+):
+    (folder / "notes.txt").write_text("hi")
+    (folder / "photo").write_bytes((folder / "0.png").read_bytes())  # A picture by its content.
+    (folder / "more/Thumbs.db").write_bytes(bytes(100))
+    assert predict.main([f"--workdir={trained}", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 11
+    assert f"{folder}/photo: " in captured.out
+    assert captured.err == (
+        f"{folder}: skipped files that are no pictures (more/Thumbs.db, notes.txt).\n"
+    )
+    (tmp_path / "texts").mkdir()
+    for i in range(5):
+        (tmp_path / f"texts/{i}.txt").write_text("hi")
+    assert predict.main([f"--workdir={trained}", str(tmp_path / "texts")]) == 1
+    assert capsys.readouterr().err == (
+        f"{tmp_path}/texts: skipped files that are no pictures (0.txt, 1.txt, 2.txt and 2 more).\n"
+        f"error: {tmp_path}/texts is a folder without pictures: name another.\n"
+    )
 
 
 def test_a_picture_is_read_from_standard_input(trained, model, test_split):
@@ -162,6 +186,11 @@ def test_a_workdir_without_a_run_is_told_of(command, tmp_path):
     run = command("predict", "x.png", workdir=tmp_path)
     assert run.wait() == 1
     assert run.err == f"error: {tmp_path} holds no run: train there first.\n"
+
+
+def test_a_workdir_that_is_not_there_is_told_of(tmp_path, capsys):
+    assert predict.main([f"--workdir={tmp_path}/nope", "x.png"]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path}/nope: there is no such folder.\n"
 
 
 def test_mnists_test_images_get_the_evaluations_classes(trained, prepared_mnist, tmp_path, capsys):
