@@ -1,23 +1,83 @@
-"""The training pipeline of a paper's MNIST network, in JAX."""
+"""The training pipeline of a paper's MNIST network, in JAX.
+
+In Python:
+
+  config = jaxmnist.get_config()                        # the paper's training
+  results = jaxmnist.train_and_evaluate(config, "DIR")  # train, or go on where DIR stands
+  model = jaxmnist.load("DIR")                          # the trained model
+  model.predict("photo.jpg")                            # the classes and their probabilities
+"""
 
 from __future__ import annotations
 
 import typing
 
 if typing.TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+    from typing import Any
+
+    from ml_collections import ConfigDict
 
     from jaxmnist.inference import Model
+    from jaxmnist.input_pipeline import Data
 
+__all__ = ["get_config", "load", "train_and_evaluate"]
 __version__ = "0.1.0"
+
+# JAX is imported where it is needed, so that a command tells of a mistyped flag at once.
+
+
+def get_config() -> ConfigDict:
+    """The paper's training, 20,000 steps of 100, as fields to change: `config.num_steps = 600`.
+
+    jaxmnist/config.py says what each field means. A value that a run cannot use is refused when it
+    starts.
+    """
+    from jaxmnist import config
+
+    return config.get_config()
+
+
+def train_and_evaluate(
+    config: ConfigDict,
+    workdir: str | Path,
+    data: Data | None = None,
+    *,
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Trains in a workdir from where it stands, and evaluates: `python -m jaxmnist.main`.
+
+    Args:
+      config: of the run; it stays as it is.
+      workdir: the folder that becomes, or is, the record of the run.
+      data: a `jaxmnist.input_pipeline.Data()` that several calls share, so that the same data are
+        read once.
+      on_metrics: called with each record that is written to metrics.jsonl, and its "seed". Of
+        training, every `config.log_every` steps: {"step": 100, "split": "train", "seconds": 3.1,
+        "loss": 0.3, "accuracy": 0.9, "learning_rate": 0.05, "steps_per_second": 32.0, "seed": 0}.
+        Of an evaluation, where "split" is "test" or "validation", without the last two metrics.
+
+    Returns:
+      What it writes to results.json: results["test"]["accuracy"], results["seconds"]["total"].
+
+    Raises:
+      jaxmnist.errors.UserError: what a user can mend, in one sentence.
+      jaxmnist.errors.Interrupted: SIGTERM or Ctrl-C; a checkpoint is written, and the same call
+        goes on from there.
+    """
+    from jaxmnist import runs
+
+    return runs.train_and_evaluate(config, workdir, data, on_metrics=on_metrics)
 
 
 def load(workdir: str | Path) -> Model:
-    """The model that was trained in a workdir: `jaxmnist.load("DIR").predict(images)`.
+    """The model that was trained in a workdir: `jaxmnist.load("DIR").predict("photo.jpg")`.
 
     Raises:
-      jaxmnist.errors.UserError: the workdir holds no run, several, or no whole checkpoint.
+      jaxmnist.errors.UserError: there is no such folder, or it holds no run, several, or no whole
+        checkpoint.
     """
-    from jaxmnist import inference  # Here, so that a command tells of a mistyped flag at once.
+    from jaxmnist import inference
 
     return inference.load(workdir)
