@@ -10,6 +10,7 @@ In Python:
 
 from __future__ import annotations
 
+import sys
 import typing
 
 if typing.TYPE_CHECKING:
@@ -24,6 +25,11 @@ if typing.TYPE_CHECKING:
 
 __all__ = ["get_config", "load", "train_and_evaluate"]
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # `python -m jaxmnist.MODULE`, while Python looks for the module.
+    from jaxmnist import cli
+
+    cli.refuse_modules_without_a_command(sys.orig_argv)
 
 # JAX is imported where it is needed, so that a command tells of a mistyped flag at once.
 

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,21 @@ def _page() -> str:
 def _readme() -> str:
     path = Path(__file__).parent.parent / "README.md"
     return f", {path}" if path.is_file() else ""
+
+
+def refuse_modules_without_a_command(argv: Sequence[str]) -> None:
+    """Ends a process that was started as `python -m jaxmnist.MODULE` where that would do nothing.
+
+    Args:
+      argv: of the interpreter, `sys.orig_argv`.
+    """
+    name = argv[argv.index("-m") + 1] if "-m" in argv[:-1] else ""
+    package, _, module = name.partition(".")
+    commands = {"__main__", "cli", *(module for module, _ in VERBS.values())}
+    path = Path(__file__).with_name(f"{module}.py")
+    if package == "jaxmnist" and module not in commands and path.is_file():
+        door = f"python -m jaxmnist {module}" if module in VERBS else "see python -m jaxmnist"
+        sys.exit(f"{name} is no command: {door}.")
 
 
 def _module(verb: str) -> Any:
@@ -140,7 +156,10 @@ class Parser(argparse.ArgumentParser):
                     help=argparse.SUPPRESS,
                 )
         width = min(shutil.get_terminal_size().columns, 100) - 2
-        there = "\n".join(f"  {path}: {does}" for path, does in config.experiments().items())
+        there = "\n".join(
+            textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4)
+            for path, does in config.experiments().items()
+        )
         self.epilog = (
             f"fields of the config, --config.FIELD=VALUE:\n\n{config.describe(width)}\n\n"
             f"experiments, --config=FILE:\n\n{there}"
@@ -150,8 +169,8 @@ class Parser(argparse.ArgumentParser):
 def _did_you_mean(name: str, flags: Sequence[str]) -> str:
     """What a flag that there is not may stand for: also the field of a config, by its name."""
     of_config = f"--config.{name.removeprefix('--').replace('-', '_')}"
-    near = [of_config] if of_config in flags else difflib.get_close_matches(name, flags, n=1)
-    near = near or difflib.get_close_matches(of_config, flags, n=1, cutoff=0.85)
+    near = [of_config] if of_config in flags else difflib.get_close_matches(name, flags, 1, 0.7)
+    near = near or difflib.get_close_matches(of_config, flags, 1, 0.85)
     return f"; did you mean {near[0]}?" if near else ""
 
 

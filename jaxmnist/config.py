@@ -171,8 +171,10 @@ def describe(width: int = 100) -> str:
     for group, fields in FIELDS.items():
         lines.append(f"{group}:")
         for name, field in fields.items():
-            allowed = field.allowed or _TYPES[_type_of(field)]
-            text = f"{field.meaning}; {allowed} (default: {field.default!r})"
+            is_text = field.default is None or isinstance(field.default, str)
+            allowed = field.allowed or ("" if is_text else _TYPES[type(field.default)])
+            allowed = f"; {allowed}" if allowed else ""
+            text = f"{field.meaning}{allowed} (default: {field.default!r})"
             start = f"  {name:{names}}"
             lines += textwrap.wrap(
                 start + text, width, subsequent_indent=" " * len(start), break_long_words=False
@@ -200,10 +202,6 @@ def _docstring(path: Path) -> str:
         return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     except (OSError, SyntaxError, ValueError):
         return ""
-
-
-def _type_of(field: Field) -> type:
-    return str if field.default is None else type(field.default)
 
 
 def load(path: str | os.PathLike | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:

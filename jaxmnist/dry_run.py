@@ -27,6 +27,7 @@ from jaxmnist.train_state import (
 )
 from jaxmnist.workdir import Workdir
 
+_INDENT = " " * 10
 _SECONDS = 3.0  # Of measuring steps, and of measuring steps of an evaluation.
 
 
@@ -55,7 +56,7 @@ def describe(config: ConfigDict, record: Workdir, screen: Screen) -> str:
     # A program that a cache would keep is something written.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     with screen.phase("measuring"):
-        lines += _measure(config, num_classes, layout)
+        lines += _measure(config, num_classes, layout, max(record.checkpoint_steps(), default=0))
     lines += [("workdir", _state_of(record, config)), ("", "nothing was written")]
     return "\n".join(f"{name:10}{text}".rstrip() for name, text in lines)
 
@@ -66,17 +67,19 @@ def _data(config: ConfigDict) -> str:
         for split in (config.train_split, config.eval_split)
     }
     train, test = counts[config.train_split], counts[config.eval_split]
-    uses = f"{train:,} examples to train on ({config.train_split}), {test:,} to evaluate on "
-    uses += f"({config.eval_split})"
+    uses = (
+        f"{config.dataset}: {train:,} examples to train on ({config.train_split}), {test:,} to "
+        f"evaluate on ({config.eval_split})"
+    )
     if config.dataset == datasets.SAMPLE:
-        return f"{config.dataset}, which comes with the package: {uses}"
+        return f"{uses}\n{_INDENT}it comes with the package"
     builder = builders.create(config.dataset, config.data_dir)
     where = f"prepared in {builder.data_dir}"
     if not builders.is_prepared(builder):
-        where = f"not prepared yet in {builder.data_dir_root}, so first downloaded"
+        where = f"not prepared in {builder.data_dir_root} yet: it would be downloaded"
         if config.dataset == "mnist" and config.allow_sample and config.data_dir is None:
-            where += f" (where that fails, {datasets.SAMPLE} stands in)"
-    return f"{config.dataset}, {where}: {uses}"
+            where += f";\n{_INDENT}where it cannot be, {datasets.SAMPLE} would stand in"
+    return f"{uses}\n{_INDENT}{where}"
 
 
 def _network(config: ConfigDict, num_classes: int) -> str:
@@ -86,7 +89,7 @@ def _network(config: ConfigDict, num_classes: int) -> str:
     rows.append(("all", "", f"{sum(x.parameters for x in layers):,}"))
     first, second, third = (max(map(len, column)) for column in zip(*rows, strict=True))
     lines = [f"{a:{first}}  {b:{second}}  {c:>{third}}".rstrip() for a, b, c in rows]
-    return f"\n{' ' * 10}".join(lines)
+    return f"\n{_INDENT}".join(lines)
 
 
 def _training(config: ConfigDict) -> str:
@@ -101,7 +104,10 @@ def _training(config: ConfigDict) -> str:
     )
 
 
-def _measure(config: ConfigDict, num_classes: int, layout: Layout) -> list[tuple[str, str]]:
+def _measure(
+    config: ConfigDict, num_classes: int, layout: Layout, step: int
+) -> list[tuple[str, str]]:
+    """Of a run that goes on from a step: the time and the memory that it needs."""
     rng = np.random.default_rng(0)
     count = config_lib.steps_per_call(config, jax.default_backend())
     number = max(config.batch_size, config.eval_batch_size)
@@ -127,23 +133,25 @@ def _measure(config: ConfigDict, num_classes: int, layout: Layout) -> list[tuple
     eval_seconds = _median_seconds(lambda: eval_fn(held[0], eval_batch))
     parts = datasets.slice_of(config.dataset, config.eval_split)
     calls = -(-sum(end - first for _, first, end in parts) // config.eval_batch_size)
-    evaluations = -(-config.num_steps // config.eval_every)
     groups = -(-config.num_seeds // layout.num_runs)
-    whole = groups * (config.num_steps * seconds + evaluations * calls * eval_seconds)
-    whole += device.process_seconds()
+    steps = groups * (config.num_steps - step)
+    evaluations = groups * max(
+        1, -(-config.num_steps // config.eval_every) - step // config.eval_every
+    )
+    whole = steps * seconds + evaluations * calls * eval_seconds + device.process_seconds()
     temporary = getattr(step_fn.memory_analysis(), "temp_size_in_bytes", 0)
     peak = device.peak_memory_bytes()
     of_process = f"; this process had {peak / 2**20:,.0f} MiB at most" if peak else ""
     return [
         (
             "time",
-            f"about {duration(whole)}: {1e3 * seconds:.1f} ms a step, {evaluations * groups:,} "
-            f"evaluations of {calls * eval_seconds:.1f} s, {compiling:.1f} s to compile",
+            f"about {duration(whole)}: {steps:,} steps of {1e3 * seconds:.1f} ms, evaluations "
+            f"{evaluations:,} times {calls * eval_seconds:.1f} s, {compiling:.1f} s to compile",
         ),
         (
             "memory",
             f"{state_bytes / 2**20:,.0f} MiB for parameters and the optimizer's state, "
-            f"{temporary / 2**20:,.0f} MiB within a step{of_process}",
+            f"{temporary / 2**20:,.0f} MiB more within a step{of_process}",
         ),
     ]
 

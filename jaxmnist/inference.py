@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from jaxmnist import checkpoints, datasets, device, distributed, pictures
+from jaxmnist import checkpoints, datasets, device, distributed, listing, pictures
 from jaxmnist.checkpoints import Checkpoints, saved_part
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path
@@ -182,12 +182,13 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
     if not record.path.exists():
         raise UserError(f"{workdir}: there is no such folder.")
     config = record.load_config()
-    if config is None:
-        raise UserError(f"{workdir} holds no run: train there first.")
-    if config.num_seeds > 1:
-        seeds = sorted(record.path.glob("seed-*/config.json"))
-        first = f", such as {seeds[0].parent}" if seeds else ""
-        raise UserError(f"{workdir} holds the runs of several seeds: name one of them{first}.")
+    if config is None or config.num_seeds > 1:
+        there = listing.several(record.path)
+        raise UserError(
+            f"{there}. Name one of them."
+            if there
+            else f"{workdir} holds no run: train there first."
+        )
     config.dtype = dtype or config.dtype
     layout = Layout.create()
     # A workdir from before this was recorded has it from its dataset.

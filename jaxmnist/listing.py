@@ -52,6 +52,7 @@ def _list(text: str, as_json: bool) -> None:
 
 def find(folder: Path) -> Iterator[Path]:
     """The workdirs of the runs in a folder and below it; those of single seeds count as one."""
+    # Not into symbolic links, nor hidden folders.
     for where, folders, files in os.walk(folder):
         path = Path(where)
         if "config.json" in files and (
@@ -64,7 +65,7 @@ def find(folder: Path) -> Iterator[Path]:
 
 def several(folder: Path) -> str | None:
     """What to say of a folder that holds runs where one run was asked for; None if it has none."""
-    paths = list(find(folder))
+    paths = sorted(path.parent for path in folder.glob("seed-*/config.json")) or list(find(folder))
     if not paths:
         return None
     shown = [f"{path} ({_short(describe(path))})" for path in paths[:10]]

@@ -1,6 +1,5 @@
 """The command that tells what is on pictures: a digit, or another class of the data set."""
 
-import argparse
 import io
 import itertools
 import json
@@ -15,20 +14,18 @@ from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from jaxmnist import pictures
+from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError, warn
 from jaxmnist.files import local_path
-from jaxmnist.main import run
 
 _AT_ONCE = 200  # Pictures that are read before the next answers.
 _STDIN = "-"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status: 1 if a picture could not be read."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmnist.predict", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument("--workdir", required=True, help="the folder of a training run")
+def parser(verb: str | None = None) -> Parser:
+    """The command's flags; `verb` is what it is called by."""
+    parser = Parser(verb, "predict", description=__doc__)
+    parser.add_workdir()
     parser.add_argument(
         "--json",
         action="store_true",
@@ -37,7 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a picture, a folder of them, or - for stdin"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None, verb: str | None = None) -> int:
+    """Runs the command; returns the exit status: 1 if a picture could not be read."""
+    args = parser(verb).parse_args(argv)
     return run(lambda: _predict(args.workdir, args.images, args.json))
 
 
