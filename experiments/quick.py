@@ -13,6 +13,7 @@ def get_config():
     config.learning_rate = 0.15  # Three times the default's: the warm-up makes it safe.
     config.schedule = "linear"
     config.warmup_steps = 150
+    config.log_every = 20
     config.eval_every = 600
     config.checkpoint_every = 600
     return config

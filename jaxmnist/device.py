@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import sys
 import time
 from importlib import metadata
@@ -143,6 +144,15 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in names},
     }
+
+
+def command_line() -> str | None:
+    """The command of ours that this process is, as it was typed; None in any other program."""
+    script, args = Path(sys.argv[0]), sys.argv[1:]
+    if script.parent == Path(__file__).parent:
+        module = "jaxmnist" if script.stem == "__main__" else f"jaxmnist.{script.stem}"
+        return shlex.join(["python", "-m", module, *args])
+    return shlex.join(["jaxmnist", *args]) if script.stem == "jaxmnist" else None
 
 
 def process_seconds() -> float:

@@ -101,7 +101,7 @@ class Log:
             seed = f" of seed {self._seeds[run]}" if runs > 1 else ""
             raise UserError(
                 f"the loss is {losses[at, run]} at step {step - len(losses) + 1 + at}{seed}: lower "
-                f"the learning rate ({fetched['learning_rate'][at, run]:g} there); any "
+                f"the learning rate ({fetched['learning_rate'][at, run]:g} at that step); any "
                 "checkpoint is from before."
             )
         self.latest = each_run({name: values[-1] for name, values in fetched.items()})

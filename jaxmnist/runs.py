@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, device, distributed, hooks
+from jaxmnist import datasets, device, distributed, hooks, listing
 from jaxmnist import results as results_lib
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path, write_json
@@ -58,7 +58,8 @@ def train_and_evaluate(
     since = 0.0 if data.is_empty() else device.process_seconds()
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
         distributed.check_same(config.to_json(), "the config")
-        distributed.from_first(lambda: _open(cleanup, record, config))
+        if distributed.from_first(lambda: _open(cleanup, record, config)):
+            config.allow_sample = False
         screen = cleanup.enter_context(screen or Screen(quiet=not distributed.is_first()))
         if config.num_seeds == 1:
             return train([config], [record], data, screen, since, on_metrics=on_metrics)[0]
@@ -103,8 +104,12 @@ def _at_once(config: ConfigDict) -> int:
     return config_lib.seeds_per_call(config, jax.default_backend())
 
 
-def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> None:
+def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> bool:
+    """Locks the workdir; returns whether what it holds was trained on MNIST itself."""
     cleanup.enter_context(record.locked())
+    saved = record.load_config()
+    if saved is None and (there := listing.several(record.path)):
+        raise UserError(f"{there}. Name one of them, or choose another workdir.")
     for there, what in ((record.checkpoints.exists(), 1), (any(record.path.glob("seed-*")), 2)):
         if there and what != min(config.num_seeds, 2):
             held = "one run" if what == 1 else "the runs of several seeds"
@@ -114,6 +119,7 @@ def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> None:
             )
     if config.num_seeds == 1:  # Before its steps are compiled, which takes seconds.
         record.check_network(describe_network(config, datasets.num_classes(config.dataset)))
+    return saved is not None and saved.dataset == "mnist"
 
 
 def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict, Workdir]]:

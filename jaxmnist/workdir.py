@@ -90,6 +90,8 @@ class Workdir:
                 f"{self.path} holds checkpoints, but no config.json that says how they were "
                 "trained: put it back, or choose another workdir."
             )
+        if saved.dataset != config.dataset and "dataset" not in but:
+            self._check_sample(saved, config)
         if changed := changed_training(saved, config, but):
             raise UserError(
                 f"{self.path} holds a run that was trained differently: {'; '.join(changed)}. "
@@ -99,6 +101,13 @@ class Workdir:
             raise UserError(
                 f"{self.path} is at step {max(steps)}, beyond num_steps={config.num_steps}: choose "
                 "another workdir, or more steps."
+            )
+
+    def _check_sample(self, saved: ConfigDict, config: ConfigDict) -> None:
+        if (saved.dataset, config.dataset) == (datasets.SAMPLE, "mnist"):
+            raise UserError(
+                f"{self.path} holds a run on {datasets.SAMPLE}: train on mnist in another workdir, "
+                f"or go on with --config.dataset={datasets.SAMPLE}."
             )
 
     def check_network(self, network: dict[str, Any]) -> None:
@@ -159,13 +168,16 @@ class Workdir:
           before: the config that the workdir had; None if none.
 
         Returns the starts that led to where the run is: "step", "num_steps", which schedules
-        depend on, "time" in UTC, and the "options" of JAX that changed numbers from there on.
+        depend on, "time" in UTC, the "command" that was typed, if any, and the "options" of JAX
+        that changed numbers from there on.
         """
         first = [{"step": 0, "num_steps": before.num_steps}] if before else []
         starts = self.load_run().get("starts", first)
         starts = [start for start in starts if start["step"] < step]
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         start = {"step": step, "num_steps": config.num_steps, "time": now}
+        typed = device.command_line()
+        start |= {"command": typed} if typed else {}
         starts.append(start | {"options": device.options()})
         preparation = datasets.preparation(config.dataset)
         write_json(self.run, {"network": network, "preparation": preparation, "starts": starts})
