@@ -85,7 +85,7 @@ def refuse_modules_without_a_command(argv: Sequence[str]) -> None:
     """
     name = argv[argv.index("-m") + 1] if "-m" in argv[:-1] else ""
     package, _, module = name.partition(".")
-    commands = {"__main__", "cli", *(module for module, _ in VERBS.values())}
+    commands = {"__main__", *(module for module, _ in VERBS.values())}
     path = Path(__file__).with_name(f"{module}.py")
     if package == "jaxmnist" and module not in commands and path.is_file():
         door = f"python -m jaxmnist {module}" if module in VERBS else "see python -m jaxmnist"
@@ -147,7 +147,7 @@ class Parser(argparse.ArgumentParser):
 
         for prefix in prefixes:
             for name in config.get_config():
-                self.add_argument(
+                flag = self.add_argument(
                     f"--{prefix}.{name}",
                     action=_Override,
                     dest=f"{prefix}_fields",
@@ -155,6 +155,7 @@ class Parser(argparse.ArgumentParser):
                     default=[],
                     help=argparse.SUPPRESS,
                 )
+                flag.completer = config.choices(name)  # type: ignore[attr-defined]
         width = min(shutil.get_terminal_size().columns, 100) - 2
         there = "\n".join(
             textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4)
@@ -315,7 +316,3 @@ def _silence_libraries() -> None:
             default(unraisable)
 
     sys.unraisablehook = hook
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -177,9 +177,17 @@ def describe(width: int = 100) -> str:
             text = f"{field.meaning}{allowed} (default: {field.default!r})"
             start = f"  {name:{names}}"
             lines += textwrap.wrap(
-                start + text, width, subsequent_indent=" " * len(start), break_long_words=False
+                start + text, width, subsequent_indent=" " * len(start), break_on_hyphens=False
             )
     return "\n".join(lines)
+
+
+def choices(name: str) -> list[str]:
+    """The values that a field may have, where they can be listed; for a shell's completion."""
+    if isinstance(_FIELDS[name].default, bool):
+        return ["True", "False"]
+    one_of, _, values = _FIELDS[name].allowed.partition("one of ")
+    return [] if one_of else values.split(", ")
 
 
 def experiments() -> dict[Path, str]:

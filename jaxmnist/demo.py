@@ -4,7 +4,6 @@ Starlette and one page of our own rather than Gradio: Gradio 6.31's sketchpad te
 only once it has ended, so that nothing moves while one draws, and takes 340 MB.
 """
 
-import argparse
 import asyncio
 import base64
 import io
@@ -15,8 +14,8 @@ import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
-from jaxmnist.main import run
 
 if TYPE_CHECKING:
     from jaxmnist.inference import Model
@@ -39,20 +38,24 @@ _HEADERS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command until Ctrl-C; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmnist.demo",
+def parser(verb: str | None = None) -> Parser:
+    """The command's flags; `verb` is what it is called by."""
+    parser = Parser(
+        *(verb, "demo"),
         description="Opens a page to draw on, or to drop a picture on, and says what it shows.",
-        allow_abbrev=False,
     )
-    parser.add_argument("--workdir", required=True, help="the folder of a training run")
+    parser.add_workdir()
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to listen on; default: %(default)s"
     )
     parser.add_argument("--port", type=int, default=7860, help="default: %(default)s; 0: any")
     parser.add_argument("--no_browser", action="store_true", help="do not open the page")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None, verb: str | None = None) -> int:
+    """Runs the command until Ctrl-C; returns the exit status."""
+    args = parser(verb).parse_args(argv)
     return run(lambda: _demo(args.workdir, args.host, args.port, not args.no_browser))
 
 

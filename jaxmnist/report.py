@@ -1,13 +1,12 @@
 """The command that writes what a model learned as one page, report.html, and its figures."""
 
-import argparse
 import base64
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
-from jaxmnist.main import run
 
 if TYPE_CHECKING:
     from jaxmnist.analysis import Analysis
@@ -15,12 +14,10 @@ if TYPE_CHECKING:
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m jaxmnist.report", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument("--workdir", required=True, help="the folder of a training run")
+def parser(verb: str | None = None) -> Parser:
+    """The command's flags; `verb` is what it is called by."""
+    parser = Parser(verb, "report", description=__doc__)
+    parser.add_workdir()
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="DIR", help="workdirs of runs to lay beside it"
     )
@@ -28,7 +25,12 @@ def main(argv: list[str] | None = None) -> int:
         "--output", help="the page; its figures lie beside it. Default: report.html in the workdir"
     )
     parser.add_argument("--data_dir", help="tfds's folder; default: the runs'")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None, verb: str | None = None) -> int:
+    """Runs the command; returns the exit status."""
+    args = parser(verb).parse_args(argv)
     return run(lambda: _report([args.workdir, *args.compare], args.output, args.data_dir))
 
 

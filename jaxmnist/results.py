@@ -36,12 +36,13 @@ def introduction(
     shapes = [f"{x.name} {'x'.join(map(str, x.shape))}" for x in layers if x.parameters]
     warmup = f" after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
     seeds = f"{layout.num_runs} seeds at once" if layout.num_runs > 1 else f"seed {config.seed}"
+    epochs = f"{config.num_steps * config.batch_size / len(train):.3g}"
     within = f" in {processes} processes" if processes > 1 else ""
     return [
         f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples",
         f"network: {', '.join(shapes)}; {sum(x.parameters for x in layers):,} parameters",
         f"training: {config.num_steps:,} steps of {config.batch_size} "
-        f"({config.num_steps * config.batch_size / len(train):.3g} epochs), {config.optimizer}, "
+        f"({epochs} epoch{'s' * (epochs != '1')}), {config.optimizer}, "
         f"learning rate {config.learning_rate:g}, {config.schedule}{warmup}, {seeds}",
         f"device: {found['count']} {found['kind']}{within} ({found['processor']}, "
         f"{found['threads']} threads); compiled in {compile_seconds:.1f} s",

@@ -108,8 +108,8 @@ def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> bool:
     """Locks the workdir; returns whether what it holds was trained on MNIST itself."""
     cleanup.enter_context(record.locked())
     saved = record.load_config()
-    if saved is None and (there := listing.several(record.path)):
-        raise UserError(f"{there}. Name one of them, or choose another workdir.")
+    if saved is None and (others := listing.several(record.path)):
+        raise UserError(f"{others}. Name one of them, or choose another workdir.")
     for there, what in ((record.checkpoints.exists(), 1), (any(record.path.glob("seed-*")), 2)):
         if there and what != min(config.num_seeds, 2):
             held = "one run" if what == 1 else "the runs of several seeds"

@@ -82,14 +82,30 @@ def test_the_sample():
     assert len(np.unique(examples, axis=0)) == 5000
 
 
-def test_the_sample_stands_in_for_mnist_with_a_warning(no_network, tmp_path, capsys):
-    dataset = datasets.load("mnist", ["train", "test"], str(tmp_path))
+@pytest.fixture
+def empty_default_dir(monkeypatch, tmp_path):
+    """tfds's own folder, which holds nothing."""
+    create = builders.create
+    monkeypatch.setattr(
+        builders, "create", lambda name, data_dir: create(name, data_dir or str(tmp_path / "own"))
+    )
+
+
+def test_the_sample_stands_in_for_mnist_with_a_warning(no_network, empty_default_dir, capsys):
+    dataset = datasets.load("mnist", ["train", "test"])
     assert dataset.name == "mnist_sample"
-    warning = capsys.readouterr().err
-    assert "WARNING: mnist is not in" in warning
-    assert "INSTEAD of MNIST" in warning
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "WARNING: this run uses 5,000 sample digits, NOT MNIST:"
+    assert len(rest) < 5
+    assert max(map(len, rest)) < 60
     with pytest.raises(UserError, match="names no examples of mnist_sample"):
-        datasets.load("mnist", ["train[:55000]"], str(tmp_path))
+        datasets.load("mnist", ["train[:55000]"])
+
+
+def test_a_folder_that_was_named_and_holds_nothing_is_an_error(no_network, tmp_path, capsys):
+    with pytest.raises(UserError, match=f"mnist is not in {tmp_path}, and .* cannot be reached"):
+        datasets.load("mnist", ["train"], str(tmp_path))
+    assert capsys.readouterr().err == ""
 
 
 def test_no_other_dataset_is_replaced(no_network, tmp_path):

@@ -25,6 +25,7 @@ class FakeRecords(Records):
     def __init__(self, workdir):
         self.saved, self.waited = [], 0
         self._checkpoints, self._writers = [], [MetricWriter(workdir, 0)]
+        self._on_metrics = None
 
     def save(self, step, state):
         self.saved.append(step)
@@ -103,7 +104,9 @@ def test_a_signal_makes_a_checkpoint_and_then_interrupts(log, records, state, si
             checkpoint(2, state, metrics(1))
     assert (caught.value.signum, records.saved, records.waited) == (signum, [2], 1)
     assert signal.getsignal(signum) == before
-    assert "writing a checkpoint" in capsys.readouterr().err
+    again = {signal.SIGTERM: "SIGTERM: {}; Ctrl-C", signal.SIGINT: "Ctrl-C: {}; Ctrl-C again"}
+    said = again[signum].format("stopping after this step and writing a checkpoint")
+    assert capsys.readouterr().err == f"{said} stops at once.\n"
 
 
 def test_evaluation_pauses_the_stopwatch(log, state, records):

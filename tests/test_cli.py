@@ -1,0 +1,170 @@
+"""The door: the verbs, their help, what is told of a mistyped flag, and the shell's completion."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxmnist
+from jaxmnist import cli
+from jaxmnist import config as config_lib
+from jaxmnist import main as main_lib
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_without_a_verb_a_page_that_fits_a_screen(capsys):
+    for argv in ([], ["--help"], ["help"]):
+        assert cli.main(argv) == 0
+        page = capsys.readouterr().out
+        lines = page.splitlines()
+        assert len(lines) <= 23
+        assert max(len(line) for line in lines if "README.md" not in line) < 80
+        assert all(re.search(f"^  {verb} +[a-z]", page, re.MULTILINE) for verb in cli.VERBS)
+        assert page.count("  jaxmnist ") == 3
+        assert "README.md" in page
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"jaxmnist {jaxmnist.__version__}\n"
+
+
+def test_a_verb_that_there_is_not(capsys):
+    assert cli.main(["trian"]) == 2
+    assert capsys.readouterr().err == "jaxmnist: there is no verb 'trian'; did you mean train?\n"
+    assert cli.main(["x"]) == 2
+    assert "the verbs are train, eval, predict, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_its_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: jaxmnist {verb} [-h]")
+
+
+@pytest.mark.parametrize("columns", [60, 100, 160])
+def test_the_help_of_train_lists_every_field_once_and_the_experiments(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    _, _, table = text.partition("fields of the config, --config.FIELD=VALUE:")
+    assert max(map(len, table.splitlines())) <= columns
+    words = " ".join(table.split())
+    for group, fields in config_lib.FIELDS.items():
+        assert f" {group}: {next(iter(fields))} " in words
+        for name, field in fields.items():
+            assert len(re.findall(rf"^  {name} ", table, re.MULTILINE)) == 1
+            assert f"{field.meaning}" in words
+            assert field.allowed in words
+            assert f"(default: {field.default!r})" in words
+    assert "quick.py: One epoch on a one-cycle schedule" in words
+    assert "tutorial.py: The recipe of the TensorFlow tutorial" in words
+
+
+def test_the_list_in_the_readme_is_that_of_the_help():
+    assert f"```\n{config_lib.describe()}\n```\n" in README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [
+        ("--learning_rate=0.1", "; did you mean --config.learning_rate?"),
+        ("--batch-size=5", "; did you mean --config.batch_size?"),
+        ("--wrkdir=x", "; did you mean --workdir?"),
+        ("--config.lerning_rate=0.1", "; did you mean --config.learning_rate?"),
+        ("--num_step=4", "; did you mean --config.num_steps?"),
+        ("--dryrun", "; did you mean --dry_run?"),
+        ("--lr=1", ""),
+    ],
+)
+@pytest.mark.parametrize("before", [[], ["--workdir=x"]])
+def test_a_mistyped_flag(flag, hint, before, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", *before, flag])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    name = flag.partition("=")[0]
+    assert said == f"jaxmnist train: error: unrecognized argument: {name}{hint}"
+
+
+def test_fields_are_kept_in_their_order():
+    args = main_lib.parser("train").parse_args(
+        ["--workdir=x", "--config.seed=3", "--config.batch_size", "-5", "--config.seed=4"]
+    )
+    assert args.config_fields == [("seed", "3"), ("batch_size", "-5"), ("seed", "4")]
+    assert main_lib.parser("train").parse_args(["--workdir=x"]).config_fields == []
+
+
+def run(*args, **env):
+    """A command of Python's."""
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=120, env=os.environ | env
+    )
+
+
+def test_the_commands_as_processes(tmp_path):
+    """The console script, and the package and its modules as `python -m` finds them."""
+    script = Path(sys.executable).with_name("jaxmnist")
+    found = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stdout) == (0, f"jaxmnist {jaxmnist.__version__}\n")
+    found = run("-m", "jaxmnist", "eval", f"--workdir={tmp_path}/W")
+    assert found.returncode == 1
+    assert f"error: {tmp_path}/W holds no run to evaluate" in found.stderr
+    for module, door in (("train", "python -m jaxmnist train"), ("models", "see python -m jaxm")):
+        found = run("-m", f"jaxmnist.{module}")
+        assert found.returncode == 1
+        assert found.stderr.startswith(f"jaxmnist.{module} is no command: {door}")
+
+
+@pytest.mark.parametrize("path", sorted(Path(jaxmnist.__file__).parent.glob("[!_]*.py")))
+def test_no_module_ends_silently(path):
+    """Each is a command, or says that it is none."""
+    argv = ["python", "-X", "dev", "-m", f"jaxmnist.{path.stem}"]
+    if "sys.exit(main())" in path.read_text(encoding="utf-8"):
+        cli.refuse_modules_without_a_command(argv)
+        return
+    with pytest.raises(SystemExit, match=f"jaxmnist.{path.stem} is no command"):
+        cli.refuse_modules_without_a_command(argv)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("jaxmnist tr", {"train"}),
+        ("jaxmnist train --work", {"--workdir"}),
+        ("jaxmnist train --config.learn", {"--config.learning_rate"}),
+        ("jaxmnist train --config.dataset=fa", {"fashion_mnist"}),
+        ("jaxmnist train --config.dtype b", {"bfloat16"}),
+        ("jaxmnist sweep --sweep.sch", {"--sweep.schedule"}),
+        ("jaxmnist export --format=", {"onnx", "stablehlo"}),
+    ],
+)
+def test_completion(line, wanted, tmp_path):
+    """As the function that argcomplete registers in bash and zsh asks the command."""
+    answer = tmp_path / "answer"
+    env = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+    env |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
+    env |= {"_ARGCOMPLETE_COMP_WORDBREAKS": " \t\n\"'><=;|&(:", "_ARGCOMPLETE_SHELL": "bash"}
+    found = run("-m", "jaxmnist", **env)
+    assert found.returncode == 0, found.stderr
+    assert {word.strip() for word in answer.read_text().split("\n")} == wanted
+
+
+def test_a_command_that_can_be_pasted(monkeypatch):
+    python = Path(sys.executable)
+    monkeypatch.setattr("shutil.which", lambda name: str(python.with_name(name)))
+    assert (
+        cli.command("predict", "--workdir=a b", "x.png") == "jaxmnist predict '--workdir=a b' x.png"
+    )
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.chdir(python.parent.parent)
+    assert cli.command("runs") == f"{python.parent.name}/{python.name} -m jaxmnist runs"
+    monkeypatch.chdir("/")
+    assert cli.command("runs").endswith("-m jaxmnist runs")
