@@ -155,7 +155,9 @@ class Parser(argparse.ArgumentParser):
                     default=[],
                     help=argparse.SUPPRESS,
                 )
-                flag.completer = config.choices(name)  # type: ignore[attr-defined]
+                if name != "data_dir":  # Of that, folders and files, as a shell does by itself.
+                    listed = config.choices(name)
+                    flag.completer = lambda listed=listed, **_: listed  # type: ignore[attr-defined]
         width = min(shutil.get_terminal_size().columns, 100) - 2
         there = "\n".join(
             textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4)

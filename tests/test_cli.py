@@ -58,7 +58,7 @@ def test_the_help_of_train_lists_every_field_once_and_the_experiments(columns, m
     assert max(map(len, table.splitlines())) <= columns
     words = " ".join(table.split())
     for group, fields in config_lib.FIELDS.items():
-        assert f" {group}: {next(iter(fields))} " in words
+        assert f" {group}: {next(iter(fields))} " in f" {words}"
         for name, field in fields.items():
             assert len(re.findall(rf"^  {name} ", table, re.MULTILINE)) == 1
             assert f"{field.meaning}" in words
@@ -69,7 +69,7 @@ def test_the_help_of_train_lists_every_field_once_and_the_experiments(columns, m
 
 
 def test_the_list_in_the_readme_is_that_of_the_help():
-    assert f"```\n{config_lib.describe()}\n```\n" in README.read_text(encoding="utf-8")
+    assert f"```text\n{config_lib.describe()}\n```\n" in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ NOT_EXECUTED = {
     "python3 -m venv ": "makes the environment that this test runs in",
     ".venv/bin/pip install ": "fills the environment that this test runs in",
     ".venv/bin/pytest ": "is what CI runs, this test included",
+    "register-python-argcomplete": "is for an interactive shell; test_cli.py asks as it does",
     "--coordinator=HOST:PORT": "needs several machines; test_distributed.py trains with it",
     "--source_dir=FOLDER": "needs MNIST's archives; test_prepare_data.py executes it",
 }
@@ -41,7 +42,7 @@ REPLACED = {"55000": "3500", "/tmp/": "runs/"}
 
 def commands():
     """Every command of the README, as it stands there."""
-    texts = [text.replace("\\\n", " ") for language, text in BLOCKS if language != "python"]
+    texts = [text.replace("\\\n", " ") for language, text in BLOCKS if not language]
     lines = [line for text in texts for line in text.splitlines()]
     return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
 
