@@ -171,7 +171,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"{date:%Y-%m-%d %H:%M}" if date else "",
             _state(row),
             _accuracy(row),
-            "" if row["seconds"] is None else duration(row["seconds"]),
+            "" if row["seconds"] is None else duration(float(row["seconds"])),
             " ".join(f"{name}={value}" for name, value in (row["differs"] or {}).items()),
         )
     width = shutil.get_terminal_size().columns if STDOUT.isatty() else 10_000

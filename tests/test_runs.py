@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 import jaxmnist
-from jaxmnist import datasets, device, models, runs, train, train_state
+from jaxmnist import builders, cli, datasets, device, models, runs, train, train_state
 from jaxmnist import results as results_lib
 from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout
@@ -551,3 +551,69 @@ def test_a_bad_loss_names_its_seed(several, tmp_path):
     several.num_steps, several.learning_rate, several.seeds_per_call = 40, 1e30, 3
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d+ of seed 5: lower"):
         runs.train_and_evaluate(several, tmp_path)
+
+
+def test_on_metrics_is_called_with_each_record_that_is_written(config, tmp_path):
+    for num_seeds in (1, 2):
+        config.num_seeds, got = num_seeds, []
+        workdir = tmp_path / str(num_seeds)
+        runs.train_and_evaluate(config, workdir, on_metrics=got.append)
+        written = [
+            json.loads(line) | {"seed": seed}
+            for seed in range(num_seeds)
+            for line in (workdir / f"seed-{seed}" if num_seeds > 1 else workdir)
+            .joinpath("metrics.jsonl")
+            .read_text()
+            .splitlines()
+        ]
+        assert sorted(got, key=str) == sorted(written, key=str)
+        assert len(got) == 5 * num_seeds
+
+
+def test_a_workdir_alone_resumes_its_run(config, tmp_path, capsys, monkeypatch):
+    """With the settings that are there, the data_dir included; more steps may be asked for."""
+    monkeypatch.setattr("jaxmnist.device.keep_freed_memory", lambda: None)
+    config.learning_rate = 0.01
+    runs.train_and_evaluate(config, tmp_path / "run")
+    assert cli.main(["train", f"--workdir={tmp_path}/run"]) == 0
+    assert "finished at step 6; evaluating it again" in capsys.readouterr().out
+    assert cli.main(["train", f"--workdir={tmp_path}/run", "--config.num_steps=8"]) == 0
+    said = capsys.readouterr()
+    assert "resuming from step 6" in said.out
+    assert "WARNING" not in said.err
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["step"] == 8
+    config.num_steps = 8
+    assert results["config"] == config.to_dict()
+
+
+def test_a_run_on_mnist_never_goes_on_with_the_sample(config, tmp_path, monkeypatch, capsys):
+    """Where its data are gone that is said, at once."""
+    runs.train_and_evaluate(config, tmp_path / "run")
+    path = tmp_path / "run/config.json"
+    saved = json.loads(path.read_text()) | {"dataset": "mnist", "data_dir": None}
+    path.write_text(json.dumps(saved))
+    monkeypatch.setattr("jaxmnist.datasets._reachable", lambda url: False)
+    create = builders.create
+    monkeypatch.setattr(builders, "create", lambda name, _: create(name, str(tmp_path / "none")))
+    config.dataset, config.data_dir = "mnist", None
+    with pytest.raises(UserError, match=r"mnist is not in .*none, and .* cannot be reached"):
+        runs.train_and_evaluate(config, tmp_path / "run")
+    assert "sample" not in capsys.readouterr().err
+
+
+def test_a_run_on_the_sample_is_not_taken_for_one_on_mnist(config, tmp_path):
+    runs.train_and_evaluate(config, tmp_path / "run")
+    config.dataset = "mnist"
+    wanted = (
+        "holds a run on mnist_sample: train on mnist in another workdir, or go on with --config"
+    )
+    with pytest.raises(UserError, match=wanted):
+        Workdir(tmp_path / "run").check(config)
+
+
+def test_a_folder_of_runs_is_no_workdir(config, tmp_path):
+    runs.train_and_evaluate(config, tmp_path / "runs/a")
+    with pytest.raises(UserError, match=r"runs holds 1 run: .*/a \(finished.* choose another"):
+        runs.train_and_evaluate(config, tmp_path / "runs")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["a"]

@@ -1,0 +1,72 @@
+"""What a dry run says, and that it writes nothing."""
+
+import re
+import shutil
+
+import pytest
+
+from jaxmnist import cli, device, dry_run
+from tests.conftest import content
+
+SHORT = ["--dry_run", "--config.dataset=mnist_sample", "--config.batch_size=20"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, tmp_path):
+    monkeypatch.setattr(dry_run, "_SECONDS", 0.0)
+    monkeypatch.setattr(device, "keep_freed_memory", lambda: None)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def said(capsys, *args):
+    assert cli.main(["train", *SHORT, *args]) == 0
+    return capsys.readouterr().out
+
+
+def test_what_would_be_trained(tmp_path, capsys):
+    text = said(
+        *(capsys, f"--workdir={tmp_path}/W", "--config.num_steps=600", "--config.warmup_steps=100"),
+        *("--config.schedule=linear", "--config.learning_rate=0.2", "--config.eval_every=200"),
+    )
+    assert text.startswith(
+        "data      mnist_sample: 4,000 examples to train on (train), 1,000 to evaluate on (test)\n"
+    )
+    assert re.search(r"network   layer +output shape +parameters\n +Conv_0 +28x28x32 +832\n", text)
+    assert re.search(r"Dropout_0 +1024 +0\n +Dense_1 +10 +10,250\n +all +3,274,634\n", text)
+    assert "\ntraining  600 steps of 20 by sgd(momentum=0.9)\n" in text
+    assert (
+        "\nschedule  linear, learning rate 0 at step 0, 0.2 at step 100, 0.12 at step 300, 0 at "
+        "step 600\n"
+    ) in text
+    assert re.search(
+        r"\ntime      about \d+:\d\d: 600 steps of \d+\.\d ms, evaluations 3 times \d+\.\d s, ",
+        text,
+    )
+    assert re.search(r"\nmemory    25 MiB for parameters and the optimizer's state, \d+ MiB", text)
+    assert text.endswith(f"\nworkdir   {tmp_path}/W: a new run\n          nothing was written\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_there(trained, tmp_path, capsys):
+    """It goes on from where it is, as its own config says, and is left as it was."""
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    before = content(workdir)
+    assert cli.main(["train", f"--workdir={workdir}", "--dry_run"]) == 0
+    assert f"workdir   {workdir}: it holds this run, finished" in capsys.readouterr().out
+    assert cli.main(["train", f"--workdir={workdir}", "--dry_run", "--config.num_steps=200"]) == 0
+    text = capsys.readouterr().out
+    assert "it holds this run at step 120, from which it goes on" in text
+    assert ": 80 steps of " in text
+    assert cli.main(["train", f"--workdir={workdir}", "--dry_run", "--config.seed=1"]) == 1
+    assert "trained differently: seed (0 there, 1 now)" in capsys.readouterr().err
+    assert content(workdir) == before
+
+
+def test_data_that_are_not_there_are_not_downloaded(tmp_path, capsys):
+    text = said(
+        *(capsys, f"--workdir={tmp_path}/W", "--config.dataset=fashion_mnist"),
+        f"--config.data_dir={tmp_path}/data",
+    )
+    assert "fashion_mnist: 60,000 examples to train on (train), 10,000 to evaluate on" in text
+    assert f"not prepared in {tmp_path}/data yet: it would be downloaded\n" in text
+    assert list(tmp_path.iterdir()) == []
