@@ -9,6 +9,7 @@ from jaxtyping import Float, Int, Integer
 from ml_collections import ConfigDict
 from scipy import stats
 
+from jaxmnist import datasets
 from jaxmnist.datasets import Split
 
 NUM_BINS = 15  # Of confidence, as Guo et al. 2017 have them.
@@ -44,6 +45,7 @@ class Analysis:
       config: the run's.
       dataset: its name.
       step: of the checkpoint.
+      starts: of its run.json: Workdir.save_start says of what.
       records: of its metrics.jsonl.
       results: of its results.json; None before it has finished.
       class_names: what each class stands for.
@@ -56,6 +58,7 @@ class Analysis:
     config: ConfigDict
     dataset: str
     step: int
+    starts: list[dict[str, Any]]
     records: list[dict[str, Any]]
     results: dict[str, Any] | None
     class_names: list[str]
@@ -86,6 +89,14 @@ class Analysis:
         """Mean cross-entropy, in nats."""
         of_label = self.probabilities[np.arange(len(self.split)), self.split.labels]
         return float(-np.log(np.maximum(of_label.astype(np.float64), 1e-38)).mean())
+
+    def place(self, i: int) -> str:
+        """Where an example lies in the whole split that it is of, in tfds's order: "test[247]"."""
+        for base, first, end in datasets.slice_of(self.config.dataset, self.config.eval_split):
+            if i < end - first:
+                return f"{base}[{first + i}]"
+            i -= end - first
+        raise IndexError(i)
 
     @functools.cached_property
     def confusion(self) -> Int[np.ndarray, "classes classes"]:

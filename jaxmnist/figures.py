@@ -7,14 +7,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from jaxmnist import config as config_lib
 from jaxmnist.analysis import Analysis, interval
 from jaxmnist.themes import Theme
 
 _DPI = 160
+_WIDTH = 4.4  # Inches: as wide as a telephone shows it, so that its words are legible there.
+_MANY = 40  # Points of a curve: from here on it is smoothed, and its points are not marked.
+_SUFFIX = {"step": "", "seconds": "-by-time"}
+OVER_TIME = [metric + _SUFFIX["seconds"] for metric in ("loss", "accuracy")]
 
 
 def _png(figure: Figure) -> bytes:
@@ -25,53 +31,120 @@ def _png(figure: Figure) -> bytes:
 
 
 def draw(runs: Sequence[Analysis], theme: Theme) -> dict[str, bytes]:
-    """Every figure by its name, as PNG; those of a single run are of the first."""
+    """The page's figures by their names, as PNG; those of a single run are of the first.
+
+    Over training time, which says what steps do unless runs differ in speed, only of several.
+    """
+    axes = ("step", "seconds") if len(runs) > 1 else ("step",)
     with rc_context(theme.rc()):
         return {
-            "loss": _png(_curves(runs, theme, "loss", "step")),
-            "accuracy": _png(_curves(runs, theme, "accuracy", "step")),
-            "loss-by-time": _png(_curves(runs, theme, "loss", "seconds")),
-            "accuracy-by-time": _png(_curves(runs, theme, "accuracy", "seconds")),
-            "confusion": _png(_confusion(runs[0], theme)),
+            **{
+                metric + _SUFFIX[against]: _png(_curves(runs, theme, metric, against))
+                for against in axes
+                for metric in ("loss", "accuracy")
+            },
             "classes": _png(_classes(runs, theme)),
             "calibration": _png(_calibration(runs, theme)),
             "filters": _png(_filters(runs[0], theme)),
         }
 
 
+def confusion(run: Analysis, theme: Theme) -> bytes:
+    """The confusion matrix, as PNG."""
+    with rc_context(theme.rc()):
+        return _png(_confusion(run, theme))
+
+
 def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -> Figure:
-    figure = Figure((5.6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    lowest, several = 0.999, len(runs) > 1
-    for i, run in enumerate(runs):
+    # The learning rate, which is a function of the step, lies below the loss.
+    rates = [_series(run, "train", against, "learning_rate") for run in runs]
+    has_rates = metric == "loss" and against == "step" and any(len(x) for x, _ in rates)
+    several = len(runs) > 1
+    figure = Figure((_WIDTH, 3.5 + _legend_height(runs)), layout="constrained")
+    axes = figure.subplots(
+        1 + has_rates, 1, sharex=True, squeeze=False, height_ratios=[3, 1][: 1 + has_rates]
+    )
+    top, bottom = axes[0, 0], axes[-1, 0]
+    lowest, is_smooth = 0.999, False
+    for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
         color = theme.of_run(i)
         x, y = _series(run, "train", against, metric)
-        smooth = _smooth(y)
-        axes.plot(x, y, color=color, alpha=0.18, linewidth=0.8)
-        axes.plot(x, smooth, color=color, alpha=0.55, label=None if several else "train (smoothed)")
+        shown = y
+        if len(y) >= _MANY:
+            is_smooth, shown = True, _smooth(y)
+            top.plot(x, y, color=color, alpha=0.18, linewidth=0.8)
+        label = "train (smoothed)" if len(y) >= _MANY else "train"
+        _plot(top, x, shown, None if several else label, color=color, alpha=0.55)
         evaluated = config_lib.eval_name(run.config)
         x, y = _series(run, evaluated, against, metric)
-        marker = "o" if len(x) < 30 else None
-        label = _short(run.name) if several else evaluated
-        axes.plot(x, y, color=color, marker=marker, markersize=4, label=label, zorder=3)
-        lowest = min([lowest, *y.tolist(), *smooth[len(smooth) // 10 :].tolist()])
-    axes.set_xlabel("step" if against == "step" else "training time (s)")
-    axes.set_title(f"{metric}: {evaluated}, and faintly train (smoothed)" if several else metric)
+        _plot(top, x, y, name if several else evaluated, color=color, zorder=3)
+        lowest = min([lowest, *y.tolist(), *shown[len(shown) // 10 :].tolist()])
+        if has_rates:
+            x, y = rates[i]
+            bottom.plot(x, y, marker="D" if len(x) == 1 else None, color=color)
+    smoothed = " (smoothed)" if is_smooth else ""
+    top.set_title(f"{metric}: {evaluated}, and faintly train{smoothed}" if several else metric)
     if metric == "loss":
-        axes.set_yscale("log")
-        axes.set_ylabel("cross-entropy (nats)")
+        top.set_yscale("log")
+        top.set_ylabel("cross-entropy (nats)")
     else:
         # The climb from 10 % would hide what comes after it.
-        axes.set_ylim(max(0, lowest - 0.15 * (1 - lowest)), 1 + 0.05 * (1 - lowest))
-    axes.set_xlim(left=0)
-    axes.legend()
+        top.set_ylim(max(0, lowest - 0.15 * (1 - lowest)), 1 + 0.05 * (1 - lowest))
+    if has_rates:
+        bottom.set_ylabel("learning\nrate")
+        bottom.set_ylim(bottom=0)
+        bottom.yaxis.set_major_locator(MaxNLocator(3))
+        bottom.yaxis.set_major_formatter("{x:g}")
+    bottom.set_xlabel("step" if against == "step" else "training time (s)")
+    bottom.set_xlim(left=0)
+    bottom.xaxis.set_major_locator(MaxNLocator(5))
+    bottom.xaxis.set_major_formatter("{x:,.0f}")
+    figure.align_ylabels()
+    _legend(figure, top, runs)
     return figure
+
+
+def _plot(
+    axes: Axes,
+    x: Float[np.ndarray, " k"],
+    y: Float[np.ndarray, " k"],
+    label: str | None,
+    **kwargs: Any,
+) -> None:
+    """A curve, its points marked where they are few; one value is a point, and no curve."""
+    if len(x) == 1:
+        label = f"{label}: {y[0]:.4f}" if label else None
+        axes.plot(x, y, "D", markersize=7, label=label, **kwargs)
+        return
+    axes.plot(x, y, marker="o" if len(x) < _MANY else None, markersize=4, label=label, **kwargs)
+
+
+def names(runs: Sequence[Analysis]) -> list[str]:
+    """What to call each run: short, and no two the same."""
+    short = [run.name if len(run.name) <= 40 else f"…{run.name[-39:]}" for run in runs]
+    if len(set(short)) == len(short):
+        return short
+    return [f"{i}: {name}" for i, name in enumerate(short, 1)]
+
+
+def _legend(figure: Figure, axes: Axes, runs: Sequence[Analysis], title: str | None = None) -> None:
+    """Within the axes; that of several runs below, where it hides nothing."""
+    style: dict[str, Any] = {"title": title, "alignment": "left", "title_fontsize": "small"}
+    if len(runs) == 1:
+        axes.legend(**style)
+        return
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower left", **style)
+
+
+def _legend_height(runs: Sequence[Analysis]) -> float:
+    return 0.2 * len(runs) if len(runs) > 1 else 0.0
 
 
 def _series(
     run: Analysis, split: str, x: str, y: str
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    found = [(r[x], r[y]) for r in run.records if r["split"] == split]
+    found = [(r[x], r[y]) for r in run.records if r["split"] == split and y in r]
     pairs = np.array(found, float).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
@@ -84,10 +157,6 @@ def _smooth(y: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
         total, weight = keep * total + value, keep * weight + 1
         smooth[i] = total / weight
     return smooth
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else f"…{name[-27:]}"
 
 
 def _confusion(run: Analysis, theme: Theme) -> Figure:
@@ -111,55 +180,63 @@ def _confusion(run: Analysis, theme: Theme) -> Figure:
                 color=theme.soft if right else theme.ink,
                 fontweight="normal" if right else "bold",
             )
-    _name_ticks(axes.set_xticks, run, rotation=90 if _is_wordy(run) else 0)
-    _name_ticks(axes.set_yticks, run)
+    ticks, is_wordy = range(size), max(map(len, run.class_names)) > 2
+    axes.set_xticks(
+        ticks, run.class_names, fontsize=_tick_size(run), rotation=90 if is_wordy else 0
+    )
+    axes.set_yticks(ticks, run.class_names, fontsize=_tick_size(run))
     axes.grid(False)
     axes.set(xlabel="prediction", ylabel="label", title="confusion matrix")
     return figure
 
 
-def _is_wordy(run: Analysis) -> bool:
-    return max(map(len, run.class_names)) > 2
-
-
-def _name_ticks(set_ticks: Any, run: Analysis, **kwargs: Any) -> None:
-    size = len(run.class_names)
-    set_ticks(range(size), run.class_names, fontsize=9.5 if size <= 12 else 7, **kwargs)
+def _tick_size(run: Analysis) -> float:
+    return 10.0 if len(run.class_names) <= 12 else 7.5
 
 
 def _classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
     size = len(runs[0].class_names)
-    figure = Figure((5.6, max(4.4, 0.2 * size)), layout="constrained")
-    axes = figure.subplots()
-    for i, run in enumerate(runs):
-        total, right = run.confusion.sum(1), np.diag(run.confusion)
-        some = np.flatnonzero(total)
-        y = some + 0.6 * ((i + 0.5) / len(runs) - 0.5)
-        x = right[some] / total[some]
-        axes.errorbar(
-            *(x, y, None, interval(right[some], total[some])),
-            fmt="o",
-            markersize=5,
-            capsize=2,
-            linewidth=1.2,
-            color=theme.of_run(i),
-            label=_short(run.name),
-        )
-        axes.axvline(run.accuracy, color=theme.of_run(i), alpha=0.35, linewidth=1)
-    _name_ticks(axes.set_yticks, runs[0])
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set(xlabel="accuracy, with its 95 % interval; line: all", title="accuracy per class")
+    parts = np.array_split(np.arange(size), 1 if size <= 12 else 2)
+    figure = Figure((_WIDTH, _height(runs)), layout="constrained")
+    panels = figure.subplots(1, len(parts), sharex=True, squeeze=False)[0]
+    for axes, part in zip(panels, parts, strict=True):
+        for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
+            total, right = run.confusion.sum(1), np.diag(run.confusion)
+            some = part[total[part] > 0]
+            y = some + 0.6 * ((i + 0.5) / len(runs) - 0.5)
+            x = right[some] / total[some]
+            axes.errorbar(
+                *(x, y, None, interval(right[some], total[some])),
+                fmt="o",
+                markersize=5 if len(runs) < 4 else 3,
+                capsize=2 if len(runs) < 4 else 0,
+                linewidth=1.2,
+                color=theme.of_run(i),
+                label=name,
+            )
+            axes.axvline(run.accuracy, color=theme.of_run(i), alpha=0.35, linewidth=1)
+        axes.set_yticks(part, [runs[0].class_names[k] for k in part], fontsize=_tick_size(runs[0]))
+        axes.set_ylim(part[-1] + 0.6, part[0] - 0.6)
+        axes.xaxis.set_major_locator(MaxNLocator(5 if len(parts) == 1 else 3))
+        axes.grid(axis="y", visible=False)
+    panels[0].set_title("accuracy per class, with its 95 % interval")
     if len(runs) > 1:
-        axes.legend()
+        _legend(figure, panels[0], runs)
     return figure
 
 
+def _height(runs: Sequence[Analysis]) -> float:
+    """Of the figures of classes and of calibration, in inches: they lie side by side."""
+    size = len(runs[0].class_names)
+    rows = size if size <= 12 else -(-size // 2)
+    return max(3.6, 0.9 + 0.17 * rows) + _legend_height(runs)
+
+
 def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
-    figure = Figure((5.6, 4.4), layout="constrained")
+    figure = Figure((_WIDTH, _height(runs)), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=theme.soft, linewidth=0.9, linestyle="--")
-    for i, run in enumerate(runs):
+    for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
         color, bins = theme.of_run(i), run.bins
         some = bins.count > 0
         x, y, count = bins.confidence[some], bins.accuracy[some], bins.count[some]
@@ -171,14 +248,17 @@ def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
             capsize=2,
             linewidth=1.2,
             color=color,
-            label=f"{_short(run.name)}: {error}" if len(runs) > 1 else error,
+            label=f"{name}: {error}",
         )
         edges = np.linspace(0, 1, len(bins.count) + 1)
         below.stairs(bins.count, edges, color=color, fill=len(runs) == 1, alpha=0.8)
-    axes.set(ylabel="accuracy", title="calibration", xlim=(0, 1), ylim=(-0.02, 1.02))
-    axes.legend(title="expected calibration error", alignment="left", title_fontsize=8.5)
+    title = "calibration" if len(runs) > 1 else f"calibration: expected error {error}"
+    axes.set(ylabel="accuracy", title=title, xlim=(0, 1), ylim=(-0.02, 1.02))
     below.set_yscale("log")
     below.set(ylabel="examples", xlabel="confidence")
+    figure.align_ylabels()
+    if len(runs) > 1:
+        _legend(figure, axes, runs, "expected calibration error")
     return figure
 
 
@@ -186,7 +266,7 @@ def _filters(run: Analysis, theme: Theme) -> Figure:
     kernel = run.kernel[:, :, 0]
     columns = 8
     rows = -(-kernel.shape[-1] // columns)
-    figure = Figure((5.6, 0.62 * rows + 0.75), layout="constrained")
+    figure = Figure((_WIDTH, 0.5 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     limit = float(np.abs(kernel).max())
     for i, axes in enumerate(grid.ravel()):

@@ -1,6 +1,7 @@
 """The command that writes what a model learned as one page, report.html, and its figures."""
 
 import base64
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from jaxmnist.errors import UserError
 if TYPE_CHECKING:
     from jaxmnist.analysis import Analysis
 
+_SHOWN = 24  # Mistakes, until a cell is chosen: whole rows of four and of six.
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -47,38 +49,71 @@ def _report(workdirs: list[str], output_file: str | None, data_dir: str | None) 
     output = local_path(workdirs[0], "--workdir") / "report.html"
     if output_file is not None:
         output = local_path(output_file, "--output", as_pattern=False)
+    workdirs = _comparable(workdirs)
     device.cache_compilations()
     runs = [analyse(workdir, data_dir) for workdir in workdirs]
     first = runs[0]
-    for other in runs[1:]:
-        if other.dataset != first.dataset:
-            raise UserError(
-                f"{other.name} was evaluated on {other.dataset}, {first.name} on {first.dataset}: "
-                "compare runs of one dataset."
-            )
-    drawn = {}
-    for name, theme in (("light", themes.LIGHT), ("dark", themes.DARK)):
-        drawn[name] = figures.draw(runs, theme)
-        drawn[name]["mistakes"] = mistakes.grid(
-            first.split, first.classes, first.confidence, first.class_names, theme.ink, theme.paper
-        )
+    drawn = {theme: figures.draw(runs, theme) for theme in (themes.LIGHT, themes.DARK)}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         runs=[(each, themes.LIGHT.of_run(i), themes.DARK.of_run(i)) for i, each in enumerate(runs)],
-        **{name: _as_base64(pictures) for name, pictures in drawn.items()},
+        light=_as_base64(drawn[themes.LIGHT]),
+        dark=_as_base64(drawn[themes.DARK]),
+        shades=(themes.LIGHT, themes.DARK),
         **_words(runs),
+        **_mistakes(first),
     )
+    beside = drawn[themes.LIGHT] | {
+        "confusion": figures.confusion(first, themes.LIGHT),
+        "mistakes": mistakes.grid(
+            *(first.split, first.classes, first.confidence, first.class_names), locate=first.place
+        ),
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
-    for name, data in drawn["light"].items():
-        write_bytes(output.with_name(f"{output.stem}-{name}.png"), data)
+    for name in {*beside, *figures.OVER_TIME}:
+        file = output.with_name(f"{output.stem}-{name}.png")
+        if name in beside:
+            write_bytes(file, beside[name])
+        else:  # Of an earlier report, which laid more runs side by side.
+            file.unlink(missing_ok=True)
     write_text(output, page)
     print(
         f"{output} ({len(page) / 1e6:.1f} MB), and {output.stem}-*.png beside it: {first.dataset} "
         f"{first.config.eval_split} accuracy {first.accuracy:.4f}, expected calibration error "
         f"{first.bins.expected_calibration_error:.4f}"
     )
+
+
+def _comparable(workdirs: list[str]) -> list[str]:
+    """The workdirs, each once.
+
+    Raises:
+      UserError: one holds no run, or one that was evaluated on other examples than the first's.
+    """
+    from jaxmnist import datasets, inference
+    from jaxmnist.files import local_path
+    from jaxmnist.workdir import Workdir
+
+    each_once = {local_path(each, "workdir").resolve(): each for each in reversed(workdirs)}
+    found = []
+    for workdir in reversed(each_once.values()):
+        record = Workdir(local_path(workdir, "workdir"))
+        config = record.load_config()
+        if config is None or config.num_seeds > 1 or not record.checkpoint_steps():
+            inference.load(workdir)  # It says why it cannot.
+        else:
+            split = datasets.slice_of(config.dataset, config.eval_split)
+            found.append((workdir, config.dataset, config.eval_split, split))
+    for name, dataset, words, split in found[1:]:
+        first_name, first_dataset, first_words, first_split = found[0]
+        if (dataset, split) != (first_dataset, first_split):
+            raise UserError(
+                f"{name} was evaluated on {words} of {dataset}, {first_name} on {first_words} of "
+                f"{first_dataset}: compare runs that were evaluated on the same examples."
+            )
+    return [name for name, *_ in found]
 
 
 def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
@@ -98,6 +133,7 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
         config=model.config,
         dataset=dataset.name,
         step=model.step,
+        starts=[s for s in record.load_run().get("starts", []) if s["step"] < model.step],
         records=[r for r in logs.read_records(record) if r["step"] <= model.step],
         results=results if results and results["step"] == model.step else None,
         class_names=model.class_names,
@@ -113,21 +149,90 @@ def _as_base64(pictures: dict[str, bytes]) -> dict[str, str]:
 
 def _words(runs: "list[Analysis]") -> dict[str, Any]:
     """What the page says beside its figures."""
+    from jaxmnist import datasets
+
     first = runs[0]
     facts = [_facts(each) for each in runs]
+    trained_on = datasets.slice_of(first.config.dataset, first.config.train_split)
+    of_sample = sum(end - start for _, start, end in trained_on)
+    is_sample = first.dataset == datasets.SAMPLE
+    started = _time(first.starts[0]) if first.starts else ""
     return {
         "run": first,
         "introduction": (
             f"{first.dataset}: {len(first.split):,} examples of its {first.config.eval_split} "
             f"split, after {first.step:,} training steps of {first.config.batch_size}"
+            f"{f'; started {started}' if started else ''}."
         ),
+        "sample": f"Trained on {of_sample:,} sample digits, not on MNIST." if is_sample else "",
         "numbers": list(facts[0].items()),
         "comparison": _comparison(runs, facts) if len(runs) > 1 else [],
-        "of_first": f" Of {first.name}." if len(runs) > 1 else "",
-        "mistakes_caption": f"Of {first.num_mistakes:,} mistakes, the most confident ones.",
+        "of_first": " Of the first run." if len(runs) > 1 else "",
+        "layers": _layers(first),
+        "starts": _starts(first),
         "config": _config(first),
         "environment": _environment(first),
     }
+
+
+def _mistakes(analysis: "Analysis") -> dict[str, Any]:
+    """The confusion matrix, and the pictures of its cells."""
+    from jaxmnist import mistakes
+
+    said = analysis.split.labels, analysis.classes, analysis.confidence
+    kept = mistakes.of_each_cell(*said)
+    counts = analysis.confusion.tolist()
+    wrong = [n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
+    largest = max(2, *wrong)
+    return {
+        # Of each cell the count, and its shade in percent of the darkest.
+        "cells": [
+            [(n, round(100 * math.log(max(n, 1)) / math.log(largest))) for n in row]
+            for row in counts
+        ],
+        "sprite": base64.b64encode(mistakes.sprite(analysis.split.images[kept])).decode(),
+        "columns": mistakes.SPRITE_COLUMNS,
+        "count": _SHOWN,
+        "kept": [
+            {
+                "label": int(analysis.split.labels[i]),
+                "said": int(analysis.classes[i]),
+                "confidence": f"{100 * analysis.confidence[i]:.1f} %",
+                "place": analysis.place(int(i)),
+            }
+            for i in kept
+        ],
+    }
+
+
+def _time(start: dict[str, Any]) -> str:
+    """When a process started, to the minute; "" where an older workdir does not tell."""
+    return start["time"][:16].replace("T", " ") + " UTC" if "time" in start else ""
+
+
+def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
+    """When the run was started, and by which command, as far as it was recorded."""
+    rows = [
+        (
+            f"continued from step {start['step']:,}" if start["step"] else "started",
+            _time(start),
+            start.get("command", ""),
+        )
+        for start in analysis.starts
+    ]
+    return [row for row in rows if any(row[1:])]
+
+
+def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
+    """The network's layers, and the number of all their parameters."""
+    from jaxmnist.models import CNN, layer_table
+
+    network = CNN(dropout_rate=analysis.config.dropout_rate, num_classes=len(analysis.class_names))
+    layers = layer_table(network)
+    rows = [
+        (layer.name, "x".join(map(str, layer.shape)), f"{layer.parameters:,}") for layer in layers
+    ]
+    return [*rows, ("all", "", f"{sum(layer.parameters for layer in layers):,}")]
 
 
 def _facts(analysis: "Analysis") -> dict[str, str]:
@@ -147,6 +252,8 @@ def _comparison(
     """Rows: a name, its value in each run, and whether it is a field that differs."""
     rows = [(name, [each[name] for each in facts], False) for name in facts[0]]
     rows.append(("step", [f"{each.step:,}" for each in runs], False))
+    started = [_time(each.starts[0]) if each.starts else "" for each in runs]
+    rows.append(("started", [time or "not recorded" for time in started], False))
     shas = [(each.results or {}).get("params_sha256", "not finished")[:12] for each in runs]
     rows.append(("parameters (SHA-256)", shas, False))
     for field in runs[0].config:

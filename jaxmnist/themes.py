@@ -43,8 +43,8 @@ class Theme:
             "ytick.labelcolor": self.soft,
             "legend.facecolor": self.paper,
             "legend.edgecolor": "none",
-            "legend.fontsize": 8.5,
-            "font.size": 9.5,
+            "legend.fontsize": 9,
+            "font.size": 10,
             "lines.linewidth": 1.6,
         }
 

@@ -27,6 +27,7 @@ def analysis():
         config=get_config(),
         dataset="mnist_sample",
         step=1,
+        starts=[],
         records=[],
         results=None,
         class_names=["a", "b", "c"],
@@ -42,6 +43,19 @@ def test_what_is_right_and_wrong(analysis):
     assert analysis.confusion.tolist() == [[2, 1, 0], [0, 2, 0], [1, 0, 0]]
     of_labels = [0.9, 0.9, 0.1, 0.9, 0.5, 0.25]
     assert analysis.loss == pytest.approx(-np.mean(np.log(of_labels)))
+
+
+@pytest.mark.parametrize(
+    ("split", "places"),
+    [
+        ("test", {0: "test[0]", 5: "test[5]"}),
+        ("train[55000:]", {0: "train[55000]", 5: "train[55005]"}),
+        ("test[10:12]+train[-2:]", {1: "test[11]", 2: "train[59998]", 3: "train[59999]"}),
+    ],
+)
+def test_an_example_is_found_in_the_whole_split(analysis, split, places):
+    analysis.config.eval_split = split
+    assert {i: analysis.place(i) for i in places} == places
 
 
 def test_calibration(analysis):

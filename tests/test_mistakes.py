@@ -26,6 +26,31 @@ def test_the_most_confident_mistakes_come_first():
     assert chosen.tolist() == list(range(99, 99 - mistakes.COUNT, -1))
 
 
+def test_each_cell_has_its_share_of_what_is_kept():
+    rng = np.random.default_rng(0)
+    labels, classes = rng.integers(47, size=(2, 9000))
+    labels[:500], classes[:500] = 1, 2  # One cell with many, the most confident.
+    confidence = np.linspace(1, 0, 9000)
+    kept = mistakes.of_each_cell(labels, classes, confidence)
+    assert len(kept) == mistakes.MOST
+    assert kept.tolist() == sorted(kept)  # By confidence.
+    np.testing.assert_array_equal(kept[: mistakes.COUNT], np.arange(mistakes.COUNT))
+    cells = np.unique(np.stack([labels, classes])[:, kept], axis=1)
+    assert cells.shape[1] > mistakes.MOST - 2 * mistakes.COUNT
+    few = mistakes.of_each_cell(labels[:500], classes[:500], confidence[:500])
+    assert mistakes.MOST_ALIKE <= len(few) <= mistakes.MOST_ALIKE + mistakes.COUNT
+    assert mistakes.of_each_cell(labels, labels, confidence).tolist() == []
+
+
+def test_the_picture_tells_where_each_is(test_split):
+    wrong = (test_split.labels + 1) % 10
+    asked = []
+    told = (test_split, wrong, np.ones(len(wrong)), NAMES)
+    data = mistakes.grid(*told, locate=lambda i: asked.append(i) or f"test[{i}]")
+    assert asked == list(range(mistakes.COUNT))
+    assert _open(data).shape[0] > _open(mistakes.grid(*told)).shape[0]
+
+
 def test_the_picture_shows_the_digits_that_were_taken_for_others(test_split):
     labels = test_split.labels
     classes = np.where(np.arange(len(labels)) < 7, (labels + 1) % 10, labels)

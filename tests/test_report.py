@@ -23,10 +23,10 @@ pytest.importorskip("matplotlib", reason="needs the extra report")
 pytest.importorskip("jinja2", reason="needs the extra report")
 figures = pytest.importorskip("jaxmnist.figures")
 
-FIGURES = {
-    *("loss", "accuracy", "loss-by-time", "accuracy-by-time", "confusion", "mistakes"),
-    *("classes", "calibration", "filters"),
-}
+SHOWN = {"loss", "accuracy", "classes", "calibration", "filters"}  # As pictures, of one run.
+OVER_TIME = {"loss-by-time", "accuracy-by-time"}  # Of several.
+BESIDE = {"confusion", "mistakes"}  # As files alone.
+COMMAND = "python -m jaxmnist.main --workdir=runs/<a>"
 
 
 class Page(html.parser.HTMLParser):
@@ -65,14 +65,21 @@ def _picture(url):
     return np.asarray(Image.open(io.BytesIO(data)).convert("L"))
 
 
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 @pytest.fixture(scope="module")
 def written(trained, tmp_path_factory):
     """The report of a run, and of that run beside one of other settings that has not finished."""
     other = tmp_path_factory.mktemp("other") / "unfinished"
     shutil.copytree(trained, other)
     (other / "results.json").unlink()
-    config = json.loads((other / "config.json").read_text()) | {"learning_rate": 0.01}
-    (other / "config.json").write_text(json.dumps(config))
+    (other / "run.json").unlink()  # As in older workdirs.
+    change(other / "config.json", learning_rate=0.01)
+    start = {"step": 0, "num_steps": 120, "time": "2026-02-03T04:05:06+00:00", "command": COMMAND}
+    change(trained / "run.json", starts=[start])
+    (trained / "report-loss-by-time.png").write_bytes(b"of an earlier report")
     page = tmp_path_factory.mktemp("compared") / "both.html"
     assert report.main([f"--workdir={trained}"]) == 0
     assert report.main([f"--workdir={trained}", f"--output={page}", "--compare", str(other)]) == 0
@@ -81,43 +88,171 @@ def written(trained, tmp_path_factory):
 
 def test_the_page_is_whole_by_itself(written):
     page = Page(written[0] / "report.html")
-    assert len(page.light) == len(page.dark) == len(FIGURES)
+    assert len(page.light) == len(page.dark) == len(SHOWN)
     assert all(url.startswith("data:") for url in page.loads)
     assert "@import" not in page.text
-    assert "url(" not in page.text
+    assert page.text.count("url(") == page.text.count("url(data:image/png;base64,") == 1
     for light, dark in zip(page.light, page.dark, strict=True):
         assert light.shape == dark.shape
         assert light[0, 0] > 200 > 50 > dark[0, 0]
         assert light.std() > 5  # Something is on it.
 
 
-def test_the_figures_lie_beside_it(written):
+def test_the_figures_lie_beside_it_and_no_others_of_an_earlier_report(written):
     found = {path.name for path in written[0].glob("*.png")}
-    assert found == {f"report-{name}.png" for name in FIGURES}
+    assert found == {f"report-{name}.png" for name in SHOWN | BESIDE}
     for name in found:
         Image.open(written[0] / name).verify()
 
 
-def test_the_page_tells_of_the_run(written):
+def test_the_page_tells_of_the_run(written, model):
     page = Page(written[0] / "report.html")
     results = json.loads((written[0] / "results.json").read_text())
     assert f"{100 * results['test']['accuracy']:.2f} %" in page.text
     assert f"{results['test']['loss']:.4f}" in page.text
-    rows = {cells[0]: cells[1:] for cells in page.cells}
+    assert "after 120 training steps of 100; started 2026-02-03 04:05 UTC." in page.text
+    assert "Trained on 4,000 sample digits, not on MNIST." in page.text
+    rows = {cells[0]: cells[1:] for cells in page.cells if cells}
     assert rows["learning_rate"] == ["0.05"]
     assert rows["jax"] == [results["versions"]["jax"]]
     assert rows["params_sha256"] == [results["params_sha256"]]
+    assert " ".join(rows["started"]).split() == ["2026-02-03", "04:05", "UTC", *COMMAND.split()]
+    assert rows["Conv_1"] == ["14x14x64", "51,264"]
+    assert rows["all"] == ["3,274,634"]
 
 
 def test_runs_are_compared(written):
     page = Page(written[1])
-    rows = {cells[0]: cells[1:] for cells in reversed(page.cells)}  # Those of the first table.
+    rows = {cells[0]: cells[1:] for cells in reversed(page.cells) if cells}  # The first table's.
     assert rows["learning_rate"] == ["0.05", "0.01"]
     assert len(rows["accuracy"]) == 2
     assert rows["parameters (SHA-256)"][1] == "not finished"
+    assert rows["started"] == ["2026-02-03 04:05 UTC", "not recorded"]
+    assert len(page.light) == len(SHOWN | OVER_TIME)
     assert {path.name for path in written[1].parent.glob("*.png")} == {
-        f"both-{name}.png" for name in FIGURES
+        f"both-{name}.png" for name in SHOWN | OVER_TIME | BESIDE
     }
+
+
+def test_the_sample_is_told_of_where_it_was_trained_on(written):
+    found = report.analyse(written[0])
+    assert report._words([found])["sample"]
+    assert not report._words([dataclasses.replace(found, dataset="mnist")])["sample"]
+
+
+def test_each_mistake_is_shown_in_its_cell_with_its_place(written, model, test_split):
+    text = (written[0] / "report.html").read_text()
+    kept = json.loads(re.search("KEPT = (.*), COLUMNS", text)[1])
+    classes = model.predict(test_split.images).classes
+    wrong = np.flatnonzero(classes != test_split.labels)
+    assert {each["place"] for each in kept} == {f"test[{i}]" for i in wrong}
+    sheet = _picture(re.search(r"url\((data:image/png;base64,[^)]*)\)", text)[1])
+    for place, each in enumerate(kept):
+        i = int(each["place"][5:-1])
+        assert (each["label"], each["said"]) == (test_split.labels[i], classes[i])
+        y, x = 28 * (place // 25), 28 * (place % 25)
+        np.testing.assert_array_equal(sheet[y : y + 28, x : x + 28], test_split.images[i, ..., 0])
+
+
+def test_a_cell_shows_its_pictures_by_mouse_and_by_keyboard(written, browser):
+    browser.set_window_size(500, 900)  # As narrow as a window can be.
+    browser.get((written[0] / "report.html").as_uri())
+    run = browser.execute_script
+
+    def shown():
+        texts = [item.text for item in browser.find_elements("css selector", "#pictures li")]
+        return [tuple(re.match("is (.), said (.)", text).groups()) for text in texts]
+
+    assert run("return document.documentElement.scrollWidth <= innerWidth")
+    assert len(shown()) == report._SHOWN
+    cells = browser.find_elements("css selector", "[data-cell]")
+    for cell in (cells[0], cells[-1]):
+        cell.click()
+        label, said = cell.get_attribute("data-cell").split()
+        assert shown() == [(label, said)] * int(cell.text)
+        heading = browser.find_element("css selector", "#heading")
+        assert heading.text == f"{label} taken for {said}: {cell.text}"
+    # Tab stops at one cell; the arrows lead on, and Enter chooses.
+    assert run("return document.querySelectorAll('[data-cell][tabindex=\"0\"]').length") == 1
+    active = browser.switch_to.active_element
+    assert active == cells[-1]
+    active.send_keys("\ue013")  # Up.
+    active = browser.switch_to.active_element
+    assert active != cells[-1]
+    active.send_keys("\ue007")  # Enter.
+    assert set(shown()) == {tuple(active.get_attribute("data-cell").split())}
+    assert active.get_attribute("aria-pressed") == "true"
+    browser.find_element("css selector", "#all").click()
+    assert len(shown()) == report._SHOWN
+
+
+def made_up(classes=10, wrong=0, name="a", records=()):
+    """An analysis of a model that takes the first `wrong` of 2,000 examples for any class."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(classes - 1, size=2000)  # Of the last class there are none.
+    said = np.where(np.arange(2000) < wrong, rng.integers(classes, size=2000), labels)
+    return Analysis(
+        name=name,
+        config=get_config(),
+        dataset="made up",
+        step=0,
+        starts=[],
+        records=list(records),
+        results=None,
+        class_names=[f"class {i}" for i in range(classes)],
+        split=Split(np.zeros((2000, 28, 28, 1), np.uint8), labels),
+        probabilities=np.eye(classes, dtype=np.float32)[said],
+        kernel=np.zeros((5, 5, 1, 32), np.float32),
+    )
+
+
+def curve(split, count):
+    rng = np.random.default_rng(1)
+    return [
+        {"step": i + 1, "split": split, "loss": loss, "accuracy": 0.5, "seconds": i}
+        for i, loss in enumerate(rng.uniform(0.1, 1, count))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "labels"),
+    [
+        (100, 6, ["train (smoothed)", "test"]),
+        (6, 6, ["train", "test"]),
+        (6, 1, ["train", "test: 0.5118"]),
+        (1, 1, ["train: 0.5606", "test: 0.5118"]),
+    ],
+)
+def test_curves_of_few_points_are_not_smoothed_and_one_value_is_a_point(trained, evaluated, labels):
+    records = curve("train", trained) + curve("test", evaluated)
+    records[-1]["loss"] = 0.5118
+    if trained == 1:
+        records[0]["loss"] = 0.5606
+    figure = figures._curves([made_up(records=records)], themes.LIGHT, "loss", "step")
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert [label for label in lines if not label.startswith("_")] == labels
+    train, test = (lines[label] for label in labels)
+    raw = [r["loss"] for r in records if r["split"] == "train"]
+    assert (train.get_ydata().tolist() == raw) is (trained < 100)
+    for line, count in ((train, trained), (test, evaluated)):
+        is_point = (line.get_linestyle(), line.get_marker()) == ("None", "D")
+        assert is_point is (count == 1)
+
+
+def test_the_learning_rate_lies_below_the_loss():
+    records = [r | {"learning_rate": 1 / r["step"]} for r in curve("train", 5)]
+    figure = figures._curves([made_up(records=records)], themes.LIGHT, "loss", "step")
+    loss, rate = figure.axes
+    assert rate.get_lines()[0].get_ydata().tolist() == [1 / (i + 1) for i in range(5)]
+    assert loss.get_xlim() == rate.get_xlim()
+    assert len(figures._curves([made_up()], themes.LIGHT, "loss", "step").axes) == 1
+
+
+def test_runs_with_the_same_end_have_names_of_their_own():
+    same = "/a-long-name" * 5
+    assert figures.names([made_up(name="b"), made_up(name="c")]) == ["b", "c"]
+    found = figures.names([made_up(name="x" + same), made_up(name="y" + same)])
+    assert [name[:2] for name in found] == ["1:", "2:"]
 
 
 def test_an_analysis_is_that_of_the_model(written, test_split):
@@ -139,12 +274,47 @@ def test_examples_with_swapped_axes_are_shown_upright(written, model, test_split
     np.testing.assert_array_equal(found.classes, model.predict(test_split.images).classes)
 
 
-def test_runs_of_two_datasets_are_not_compared(written, monkeypatch, capsys):
-    found = report.analyse(written[0])
-    other = dataclasses.replace(found, name="other", dataset="kmnist")
-    monkeypatch.setattr(report, "analyse", lambda name, _: other if name == "other" else found)
-    assert report.main([f"--workdir={written[0]}", "--compare", "other"]) == 1
-    assert "other was evaluated on kmnist" in capsys.readouterr().err
+@pytest.fixture
+def no_model(monkeypatch):
+    """Fails if a run is looked at closer than its config."""
+    monkeypatch.setattr(report, "analyse", lambda *_: pytest.fail("it was evaluated"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dataset": "kmnist"}, "test of kmnist, {} on test of mnist_sample"),
+        ({"eval_split": "train[3000:]"}, "train[3000:] of mnist_sample, {} on test of"),
+    ],
+)
+def test_runs_that_were_evaluated_on_other_examples_are_not_compared(
+    trained, tmp_path, no_model, capsys, changes, told
+):
+    other = shutil.copytree(trained, tmp_path / "other")
+    change(other / "config.json", **changes)
+    assert report.main([f"--workdir={trained}", "--compare", str(other)]) == 1
+    assert f"error: {other} was evaluated on {told.format(trained)}" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_there_is_told_of_before_others_are_evaluated(
+    trained, tmp_path, no_model, capsys
+):
+    for make in (lambda: None, lambda: shutil.copy(trained / "config.json", tmp_path)):
+        make()
+        assert report.main([f"--workdir={trained}", "--compare", str(tmp_path)]) == 1
+        assert re.fullmatch(
+            rf"error: {tmp_path}\S* holds no .*: train there first\.\n", capsys.readouterr().err
+        )
+
+
+def test_a_run_is_not_compared_with_itself_but_with_the_same_split_in_other_words(
+    trained, tmp_path
+):
+    (tmp_path / "link").symlink_to(trained)
+    other = shutil.copytree(trained, tmp_path / "other")
+    change(other / "config.json", eval_split="test[:100%]")
+    given = [str(trained), f"{trained}/", str(tmp_path / "link"), str(other)]
+    assert report._comparable(given) == [str(trained), str(other)]
 
 
 def test_what_cannot_be_reported_is_told_in_a_sentence(tmp_path, capsys):
@@ -162,22 +332,9 @@ def test_without_the_extra_it_says_what_to_install(trained, command, tmp_path):
 
 @pytest.mark.parametrize(("classes", "wrong"), [(10, 0), (30, 500)])
 def test_figures_of_a_perfect_model_without_records_and_of_many_classes(classes, wrong):
-    rng = np.random.default_rng(0)
-    labels = rng.integers(classes - 1, size=2000)  # Of the last class there are none.
-    said = np.where(np.arange(2000) < wrong, rng.integers(classes, size=2000), labels)
-    analysis = Analysis(
-        name="runs/" + "long" * 20,
-        config=get_config(),
-        dataset="made up",
-        step=0,
-        records=[],
-        results=None,
-        class_names=[f"class {i}" for i in range(classes)],
-        split=Split(np.zeros((2000, 28, 28, 1), np.uint8), labels),
-        probabilities=np.eye(classes, dtype=np.float32)[said],
-        kernel=np.zeros((5, 5, 1, 32), np.float32),
-    )
-    drawn = figures.draw([analysis] * 8, themes.DARK)
-    assert set(drawn) | {"mistakes"} == FIGURES
-    for data in drawn.values():
+    analysis = made_up(classes, wrong, "runs/" + "long" * 20)
+    drawn = figures.draw([analysis] * 3, themes.DARK)
+    assert set(drawn) == SHOWN | OVER_TIME
+    for data in (*drawn.values(), figures.confusion(analysis, themes.DARK)):
         Image.open(io.BytesIO(data)).verify()
+    assert len(report._mistakes(analysis)["kept"]) == analysis.num_mistakes
