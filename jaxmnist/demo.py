@@ -6,6 +6,8 @@ only once it has ended, so that nothing moves while one draws, and takes 340 MB.
 
 import asyncio
 import base64
+import contextlib
+import html
 import io
 import json
 import socket
@@ -72,7 +74,8 @@ def _demo(workdir: str, host: str, port: int, browser: bool) -> None:
     listening = _listen(host, port)
     device.cache_compilations()
     model = inference.load(workdir)
-    app = create_app(model, host)
+    app = create_app(model, host, _about(workdir, model))
+    _warm_up(model)
     host, port = listening.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     print(f"draw a {model.preparation['shows']} on {url} (Ctrl-C stops)", flush=True)
@@ -82,15 +85,41 @@ def _demo(workdir: str, host: str, port: int, browser: bool) -> None:
     server.run([listening])
 
 
+def _about(workdir: str, model: "Model") -> str:
+    """Which model it is, in words."""
+    from jaxmnist import config as config_lib
+    from jaxmnist.files import local_path
+    from jaxmnist.workdir import Workdir
+
+    about = f"{workdir}: {model.config.dataset}, step {model.step:,}"
+    results = Workdir(local_path(workdir, "workdir")).load_results()
+    split = config_lib.eval_name(model.config)
+    if results and results["step"] == model.step and split in results:
+        about += f", {split} accuracy {100 * results[split]['accuracy']:.2f} %"
+    return about
+
+
+def _warm_up(model: "Model") -> None:
+    """Answers a stroke, so that the first one drawn waits for no compilation."""
+    from PIL import Image, ImageDraw
+
+    paper, data = Image.new("L", (280, 280), 255), io.BytesIO()
+    ImageDraw.Draw(paper).line((140, 60, 140, 220), 0, 20)
+    paper.save(data, "PNG")
+    answer(model, data.getvalue())
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen()
+        with contextlib.ExitStack() as cleanup:
+            listening = cleanup.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen()
+            cleanup.pop_all()
     except (OSError, OverflowError) as e:
         raise UserError(
             f"cannot listen on {host}, port {port} ({getattr(e, 'strerror', None) or e}): choose "
@@ -99,12 +128,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def create_app(model: "Model", host: str = "127.0.0.1") -> Any:
+def create_app(model: "Model", host: str = "127.0.0.1", about: str = "") -> Any:
     """The application: the page at /, and /predict, which takes a picture's bytes by POST.
 
     Args:
       model: that is asked.
       host: the address that it listens on.
+      about: which model it is, in words.
     """
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -113,11 +143,11 @@ def create_app(model: "Model", host: str = "127.0.0.1") -> Any:
     from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
-    html = _page(model)
+    text = _page(model, about)
     one_at_a_time = asyncio.Lock()
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(html, headers=_HEADERS)
+        return HTMLResponse(text, headers=_HEADERS)
 
     async def read(request: Request) -> bytes | None:
         data = bytearray()
@@ -192,10 +222,11 @@ def _hostname(netloc: str) -> str | None:
         return None
 
 
-def _page(model: "Model") -> str:
+def _page(model: "Model", about: str = "") -> str:
     """The page, in the words of what the model was trained on."""
-    shows = model.preparation["shows"]
+    shows, names = model.preparation["shows"], model.class_names
     is_photo = model.preparation["method"] == "photo"
+    which = f"{shows}, {names[0]} to {names[-1]}," if shows == "digit" else shows
     texts = {
         "TITLE": f"{'Show' if is_photo else 'Draw'} a {shows}",
         "HINT": (
@@ -203,14 +234,16 @@ def _page(model: "Model") -> str:
             if is_photo
             else "With the mouse or a finger; or drop a picture of one anywhere on the page."
         ),
+        "PLACEHOLDER": "drop a photo here, or draw" if is_photo else f"draw a {which} here",
         "MAX_BYTES": str(MAX_BYTES),
         # In a script nothing may look like the end of it.
-        "LABELS": json.dumps(model.class_names).replace("<", "\\u003c"),
+        "LABELS": json.dumps(names).replace("<", "\\u003c"),
+        "ABOUT": html.escape(about),  # The last: it has a person's words.
     }
-    html = _PAGE.read_text(encoding="utf-8")
+    page = _PAGE.read_text(encoding="utf-8")
     for name, text in texts.items():
-        html = html.replace(name, text)
-    return html
+        page = page.replace(name, text)
+    return page
 
 
 def answer(model: "Model", data: bytes) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The demo in a real browser: digits drawn by mouse, pictures dropped, and what it refuses."""
 
 import asyncio
+import contextlib
 import copy
 import http.client
 import io
@@ -8,29 +9,49 @@ import itertools
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
+import threading
+import webbrowser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmnist import datasets, demo, pictures, png
+from jaxmnist import datasets, demo, inference, pictures, png
 
 pytest.importorskip("starlette", reason="needs the extra demo")
-pytest.importorskip("uvicorn", reason="needs the extra demo")
+uvicorn = pytest.importorskip("uvicorn", reason="needs the extra demo")
 
 
-@pytest.fixture
-def address(command, trained):
+@contextlib.contextmanager
+def served(app):
+    """The host and port of an application's server, in a thread."""
+    listening = demo._listen("127.0.0.1", 0)
+    config = uvicorn.Config(app, log_level="warning", server_header=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield listening.getsockname()[:2]
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(model):
     """The host and port of a running demo."""
-    run = command("demo", "--no_browser", workdir=trained, port=0)
-    line = run.process.stdout.readline()
-    found = re.search(r"http://(127\.0\.0\.1):(\d+)/", line)
-    assert found, run.process.communicate()
-    return found[1], int(found[2])
+    with served(demo.create_app(model)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def clothes(model):
+    """The model as one of Fashion-MNIST."""
+    clothes = copy.copy(model)
+    clothes.preparation = datasets.preparation("fashion_mnist")
+    clothes.class_names = datasets.class_names("fashion_mnist")
+    return clothes
 
 
 def ask(address, method, path, body=None, headers=None):
@@ -81,10 +102,48 @@ def test_a_picture_over_the_limit_is_refused(address):
     assert ask(address, "GET", "/")[0] == 200
 
 
-def test_a_port_in_use_is_told_of(address, command, trained):
-    run = command("demo", "--no_browser", workdir=trained, port=address[1])
-    assert run.wait() == 1
-    assert re.fullmatch(r"error: cannot listen on 127\.0\.0\.1, port \d+ .*\.\n", run.err)
+def test_the_command_serves_the_page(command, trained, test_split):
+    run = command("demo", "--no_browser", workdir=trained, port=0)
+    line = run.process.stdout.readline()
+    found = re.fullmatch(r"draw a digit on http://(127\.0\.0\.1):(\d+)/ \(Ctrl-C stops\)\n", line)
+    assert found, run.process.communicate()
+    address = found[1], int(found[2])
+    page = ask(address, "GET", "/")[2].decode()
+    results = json.loads((trained / "results.json").read_text())
+    accuracy = f"{100 * results['test']['accuracy']:.2f} %"
+    assert f"{trained}: mnist_sample, step 120, test accuracy {accuracy}<" in page
+    assert ask(address, "POST", "/predict", png.encode(test_split.images[0]))[0] == 200
+
+
+def test_the_model_has_answered_before_the_page_opens(trained, model, monkeypatch, capsys):
+    events = []
+    monkeypatch.setattr(demo, "answer", lambda *_: events.append(f"answered{shown()}"))
+    monkeypatch.setattr(inference, "load", lambda _: model)
+    monkeypatch.setattr(webbrowser, "open", lambda url: events.append(f"opened {url}"))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: sockets[0].close())
+
+    def shown():
+        return capsys.readouterr().out
+
+    assert demo.main([f"--workdir={trained}", "--port=0"]) == 0
+    url = re.search("http://[^ ]*", shown())[0]
+    assert events == ["answered", f"opened {url}"]
+
+
+def test_what_warms_up_is_a_picture_that_is_answered(model, clothes, monkeypatch):
+    answered = []
+    monkeypatch.setattr(
+        type(model), "predict", lambda self, image: answered.append(image) or (0, np.ones(1))
+    )
+    demo._warm_up(model)
+    demo._warm_up(clothes)
+    assert [image.shape for image in answered] == [(28, 28)] * 2
+
+
+def test_a_port_in_use_is_told_of(address, trained, capsys):
+    assert demo.main(["--no_browser", f"--workdir={trained}", f"--port={address[1]}"]) == 1
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: cannot listen on 127\.0\.0\.1, port \d+ .*\.\n", error)
 
 
 def call(app, method, path, body=b"", headers=None, receive=None):
@@ -150,19 +209,40 @@ def test_the_names_that_it_answers_to(model, host, asked, status):
         assert "--host=0.0.0.0" in text
 
 
-def test_the_page_has_the_words_of_the_dataset(model):
+def test_the_page_has_the_words_of_the_dataset(model, clothes):
     _, digits = call(demo.create_app(model), "GET", "/")
     assert "<h1>Draw a digit</h1>" in digits
+    assert ">draw a digit, 0 to 9, here<" in digits
     assert f"setRows({json.dumps(model.class_names)})" in digits
-    clothes = copy.copy(model)
-    clothes.preparation = datasets.preparation("fashion_mnist")
-    clothes.class_names = [*datasets.class_names("fashion_mnist"), "</script>"]
-    _, page = call(demo.create_app(clothes), "GET", "/")
+    clothes = copy.copy(clothes)
+    clothes.class_names = [*clothes.class_names, "</script>"]
+    _, page = call(demo.create_app(clothes, about="<runs/LABELS>"), "GET", "/")
     assert "<h1>Show a piece of clothing</h1>" in page
     assert "digit<" not in page
     assert '"Sandal"' in page
     assert page.count("</script>") == 1
-    assert not re.search("TITLE|HINT|LABELS|MAX_BYTES", page)
+    assert "<footer>&lt;runs/LABELS&gt;</footer>" in page
+    assert ">drop a photo here, or draw<" in page
+    assert not re.search("TITLE|HINT|PLACEHOLDER|ABOUT|[^/]LABELS|MAX_BYTES", page)
+
+
+def luminance(colour):
+    """Relative, as WCAG 2.2 defines it."""
+    digits = colour if len(colour) == 6 else "".join(2 * digit for digit in colour)
+    levels = np.array([int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+    linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_bars_are_seen_empty_or_full_in_light_and_dark():
+    themes = re.findall(r":root {(.*?)}", demo._PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(themes) == 2
+    assert "border: 1px solid var(--track)" in demo._PAGE.read_text(encoding="utf-8")
+    for theme in themes:
+        of = {name: luminance(c) for name, c in re.findall("--(.*?): #([0-9a-f]+);", theme)}
+        for name in ("track", "bar", "best"):
+            darker, lighter = sorted([of[name], of["card"]])
+            assert (lighter + 0.05) / (darker + 0.05) >= 3, (name, theme)
 
 
 def test_the_page_is_utf_8_in_every_locale():
@@ -200,34 +280,12 @@ def test_a_picture_that_does_not_arrive_is_given_up(model, monkeypatch):
     assert (status, json.loads(text)["error"]) == (408, "the picture did not arrive within 0.1 s.")
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--window-size=1000,800",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    found = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield found
-    found.quit()
-
-
 class Page:
     """The demo's page, as a person uses it."""
 
     def __init__(self, browser, address):
         self.browser = browser
+        browser.set_window_size(1000, 800)
         browser.get("about:blank")
         for log in ("performance", "browser"):
             browser.get_log(log)  # What was before is not the page's.
@@ -262,10 +320,14 @@ class Page:
 
         return WebDriverWait(self.browser, seconds).until(lambda _: condition())
 
+    def pixels(self):
+        return self.browser.execute_script("return arguments[0].toDataURL()", self.paper)
+
     def digit(self):
         return self.find("#digit").text
 
 
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": False}
 ONE = [(0.05, -0.65), (-0.05, 0.65)]
 SEVEN = [(-0.4, -0.6), (0.4, -0.6), (-0.1, 0.65)]
 
@@ -291,6 +353,57 @@ def test_a_one_and_a_seven_are_drawn_with_the_mouse(browser, address):
     assert any(url == home + "predict" for url in urls)
     assert all(url.startswith((home, "data:")) for url in urls), urls
     assert browser.get_log("browser") == []
+
+
+def test_strokes_are_undone_and_cleared_by_buttons_and_keys(browser, address):
+    from selenium.webdriver.common.keys import Keys
+
+    page = Page(browser, address)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    hint, undo = page.find("#placeholder"), page.find("#undo")
+    assert hint.is_displayed()
+    assert not undo.is_enabled()
+    page.draw(ONE)
+    page.wait(lambda: page.digit() == "1")
+    assert not hint.is_displayed()
+    one, found = page.pixels(), page.probabilities()
+    page.draw([(-0.6, -0.6), (0.6, -0.6)])
+    page.wait(lambda: page.probabilities() != found)
+    assert page.pixels() != one
+    body = page.find("body")
+    body.send_keys(Keys.CONTROL, "z")
+    assert page.pixels() == one
+    page.wait(lambda: page.probabilities() == found)
+    body.send_keys(Keys.ESCAPE)
+    assert hint.is_displayed()
+    assert page.digit() == ""
+    undo.click()  # What was cleared comes back.
+    page.wait(lambda: page.digit() == "1")
+    assert page.pixels() == one
+    undo.click()
+    assert hint.is_displayed()
+    assert page.probabilities() == [0] * 10
+    assert not undo.is_enabled()
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_paper_can_be_focused_and_shows_it(browser, address):
+    page = Page(browser, address)
+    page.find("body").send_keys("\ue004")  # Tab.
+    assert browser.switch_to.active_element == page.paper
+    assert page.paper.value_of_css_property("outline-style") == "solid"
+
+
+def test_a_model_of_clothes_names_them_before_and_after_its_answer(browser, clothes):
+    with served(demo.create_app(clothes)) as address:
+        page = Page(browser, address)
+        for _ in range(2):
+            rows = browser.find_elements("css selector", "#rows th")
+            assert [row.text for row in rows] == clothes.class_names
+            page.draw(SEVEN)
+            page.wait(page.digit)
+            assert page.digit() in clothes.class_names
 
 
 def test_the_probabilities_move_while_one_draws(browser, address):
