@@ -3,12 +3,13 @@
 import io
 import socket
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
-from tensorboardX.proto.api_pb2 import Status
+from tensorboardX.proto.api_pb2 import DataType, Experiment, MetricName, Status
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.plugin_hparams_pb2 import (
     HParamsPluginData,
@@ -20,6 +21,14 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import make_histogram
 
 _HISTOGRAM_BINS = 64
+_DATA_TYPES = {
+    "bool": DataType.DATA_TYPE_BOOL,
+    "string": DataType.DATA_TYPE_STRING,
+    "number": DataType.DATA_TYPE_FLOAT64,
+}
+# HParamInfo.differs = true, which tensorboardX's version of the message lacks. TensorBoard sorts
+# hyperparameters by it, and then by name.
+_DIFFERS = b"\x38\x01"
 
 
 class EventFile:
@@ -55,19 +64,35 @@ class EventFile:
         histogram = make_histogram(values.astype(float), _HISTOGRAM_BINS)
         self._write(Summary.Value(tag=tag, histo=histogram), step=step)
 
-    def write_hparams(self, hparams: dict[str, bool | int | float | str]) -> None:
+    def write_hparams(
+        self,
+        hparams: dict[str, bool | int | float | str],
+        first: Collection[str] = (),
+        metrics: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """A finished run's hyperparameters, for the HParams tab.
 
-        Its metrics are those of the event files in the folders of this file's folder.
+        Args:
+          hparams: by name.
+          first: the names of those to show before the others.
+          metrics: (folder, tag) of those to show beside them, from the event files in the folders
+            of this file's folder.
         """
         start, done = SessionStartInfo(), SessionEndInfo(status=Status.STATUS_SUCCESS)
+        experiment = Experiment()
         for name, value in hparams.items():
-            kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
-            setattr(start.hparams[name], kind, value)
+            kind = {bool: "bool", str: "string"}.get(type(value), "number")
+            setattr(start.hparams[name], f"{kind}_value", value)
+            experiment.hparam_infos.add(name=name, type=_DATA_TYPES[kind])
+            if name in first:
+                experiment.hparam_infos[-1].MergeFromString(_DIFFERS)
+        for folder, tag in metrics:
+            experiment.metric_infos.add(name=MetricName(group=folder, tag=tag))
+        infos = {"experiment": experiment, "session_start_info": start, "session_end_info": done}
         self._write(
             *(
                 Summary.Value(tag=f"_hparams_/{tag}", metadata=_plugin_data(**{tag: info}))
-                for tag, info in (("session_start_info", start), ("session_end_info", done))
+                for tag, info in infos.items()
             )
         )
 
@@ -82,7 +107,7 @@ class EventFile:
         self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
 
 
-def _plugin_data(**info: SessionStartInfo | SessionEndInfo) -> SummaryMetadata:
+def _plugin_data(**info: Experiment | SessionStartInfo | SessionEndInfo) -> SummaryMetadata:
     content = HParamsPluginData(version=0, **info).SerializeToString()
     return SummaryMetadata(
         plugin_data=SummaryMetadata.PluginData(plugin_name="hparams", content=content)

@@ -88,7 +88,11 @@ class MetricWriter:
         for of_shorter_run in self._workdir.tensorboard.glob("events*"):
             of_shorter_run.unlink()
         events = EventFile(self._workdir.tensorboard, 0)
-        events.write_hparams(hparams)
+        # TensorBoard takes one run's list for all that it shows: the other evaluation is on it too.
+        mine, other = sorted(("test", "validation"), key=lambda split: split not in self.latest)
+        metrics = {mine: (), "train": ("learning_rate", "steps_per_second"), other: ()}
+        tags = [(k, tag) for k, more in metrics.items() for tag in ("accuracy", "loss", *more)]
+        events.write_hparams(hparams, ("learning_rate", "optimizer"), tags)
         events.close()
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from google.protobuf.unknown_fields import UnknownFieldSet
 from PIL import Image
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
@@ -98,6 +99,21 @@ def test_hyperparameters_of_a_finished_run(config, tmp_path):
         assert start.hparams["optimizer"].string_value == "sgd(momentum=0.9)"
         assert "log_every" not in start.hparams
         assert found["_hparams_/session_end_info"].HasField("session_end_info")
+        experiment = found["_hparams_/experiment"].experiment
+        assert {info.name for info in experiment.hparam_infos} == set(start.hparams)
+        # TensorBoard sorts by HParamInfo.differs, its field 7, and then by name.
+        unknown = {info.name: list(UnknownFieldSet(info)) for info in experiment.hparam_infos}
+        first = {
+            name: [(f.field_number, f.data) for f in fields]
+            for name, fields in unknown.items()
+            if fields
+        }
+        assert first == {"learning_rate": [(7, 1)], "optimizer": [(7, 1)]}
+        metrics = [(info.name.group, info.name.tag) for info in experiment.metric_infos]
+        assert metrics[:2] == [("test", "accuracy"), ("test", "loss")]
+        assert metrics[-2:] == [("validation", "accuracy"), ("validation", "loss")]
+        for folder, tag in metrics[:-2]:
+            assert of_tag(tmp_path / "tensorboard" / folder, tag)
 
 
 def test_a_trace_of_some_steps(config, tmp_path, capsys):
