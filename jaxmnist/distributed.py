@@ -9,25 +9,29 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed  # Its state has no public name.
 from jax.experimental import multihost_utils
 
-from jaxmnist import rendezvous
-from jaxmnist.errors import STDERR, STDOUT, UserError, first_line
+from jaxmnist import rendezvous, watch
+from jaxmnist.errors import STDERR, STDOUT, UserError, first_line, warn
 
 T = TypeVar("T")
 
-_LOST_SECONDS = 30  # Without a sign of life for as long, a process counts as lost.
+# JAX takes a process for lost if it is silent for as long, as a slow one may be. Those that have
+# ended a `Watch` notices.
+_SILENT_SECONDS = 1800
 _LOST = (
     "another process of this run ended or cannot be reached any more: its own output says why. "
     "The same command, started again on all, resumes the run"
 )
 _LAUNCHERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
+_watches: list[watch.Watch] = []  # One, once the others are met.
+_fails = threading.Event()
 _ALONE = "--num_processes=1 lets each process train by itself"
 
 
@@ -68,7 +72,8 @@ def join(
             num_processes,
             process_id,
             initialization_timeout=round(timeout),
-            heartbeat_timeout_seconds=_LOST_SECONDS,
+            heartbeat_timeout_seconds=_SILENT_SECONDS,
+            shutdown_timeout_seconds=_SILENT_SECONDS,
         )
     except (ValueError, RuntimeError) as e:
         if launched:
@@ -76,6 +81,42 @@ def join(
         _check_that_alone(e, launched)
         return
     _bequeath(f"{_LOST}." if jax.process_count() > 1 else "")
+    with explained():
+        _hold_together(timeout)
+
+
+def _hold_together(timeout: float) -> None:
+    """Has each process notice when process 0 ends, and process 0 when any does."""
+    count, state = jax.process_count(), jax_distributed.global_state
+    if count == 1 or state.client is None:
+        return
+    if is_first():
+        desk = watch.Desk()
+        state.client.key_value_set("jaxmnist/desk", desk.name)
+    else:
+        name = state.client.blocking_key_value_get("jaxmnist/desk", round(timeout * 1000))
+        host = (state.coordinator_address or "").rpartition(":")[0].strip("[]")
+        try:
+            others = [watch.call(host, name)]
+        except OSError as e:
+            raise UserError(
+                f"process 0 cannot be reached at port {name.split()[0]} of {host} "
+                f"({e.strerror or e}): processes speak to each other at any free port."
+            ) from None
+    state.client.wait_at_barrier("jaxmnist/met", round(timeout * 1000))
+    if is_first():
+        others = desk.accept(count - 1)
+    _watches.append(watch.Watch(others, _end))
+    largest(0)  # Now that all are here: on CPUs the first of JAX's collectives waits for 30 s.
+
+
+def _end() -> None:
+    """Ends this process, since another one has ended, unless it is about to do so itself."""
+    if not _fails.is_set():
+        _bequeath("")
+        warn(f"error: {_LOST}.")
+        STDOUT.flush()
+        os._exit(1)
 
 
 def _check_that_alone(e: Exception, launched: bool) -> None:
@@ -114,7 +155,7 @@ def _heir() -> subprocess.Popen:
 
 def _bequeath(words: str) -> None:
     """What is to be said if JAX aborts this process, as it does where another one is lost."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # It may be closed.
         print(words, file=_heir().stdin, flush=True)
 
 
@@ -123,6 +164,10 @@ def leave(status: int, words: str = "") -> None:
     if not jax.distributed.is_initialized():
         return
     try:
+        if status:
+            _fails.set()
+        for each in [] if status else _watches:
+            each.done()
         _bequeath("")
         with contextlib.suppress(OSError):
             _heir().communicate()
@@ -132,8 +177,8 @@ def leave(status: int, words: str = "") -> None:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             print(words, end="", file=STDERR, flush=True)
             STDOUT.flush()
-            if is_first():
-                time.sleep(1)  # Others that fail alike are to end by themselves: JAX aborts them.
+            for each in _watches if is_first() else []:
+                each.wait()  # JAX aborts them when process 0 ends.
     finally:
         if status:
             os._exit(status)

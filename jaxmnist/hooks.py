@@ -161,6 +161,7 @@ class Checkpoint:
         self._records.save(step, state)
         if signum:
             self._records.wait()
+            distributed.largest(signum)  # Nobody leaves before process 0 has written it.
             raise Interrupted(signum, step)
 
     def _agreed(self, step: int) -> int:
