@@ -201,7 +201,7 @@ class Command:
             env=os.environ | (env or {}),
         )
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=600):
         self.out, self.err = self.process.communicate(timeout=timeout)
         assert "Traceback" not in self.err, self.err
         return self.process.returncode

@@ -55,7 +55,7 @@ def results(workdir):
 
 def wait_for_step(run, workdir, step):
     """Until a process has logged `step`."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while max((r["step"] for r in records(workdir)), default=0) < step:
         assert run.process.poll() is None, run.process.communicate()
         assert time.monotonic() < deadline
