@@ -16,7 +16,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import jaxmnist
-from jaxmnist import datasets, runs
+from jaxmnist import datasets, main, runs
 from jaxmnist.config import get_config
 from jaxmnist.input_pipeline import put_on_device, to_float
 
@@ -223,3 +223,10 @@ def command():
     for each in started:
         each.process.kill()
         each.process.communicate()
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Calls the command in this process, whose memory stays as it is."""
+    monkeypatch.setattr("jaxmnist.device.keep_freed_memory", lambda: None)
+    return lambda *args, **flags: main.main([*(f"--{n}={v}" for n, v in flags.items()), *args])

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmnist import distributed, main
+from jaxmnist import distributed
 from jaxmnist.errors import UserError
 from tests.conftest import Command
 from tests.test_main import RUN, records, results, wait_for_step
@@ -79,13 +79,6 @@ def together(command):
 
 def finish(runs):
     assert [run.wait() for run in runs] == [0] * len(runs), [run.err for run in runs]
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Calls the command in this process."""
-    monkeypatch.setattr("jaxmnist.device.keep_freed_memory", lambda: None)
-    return lambda **flags: main.main([f"--{name}={value}" for name, value in flags.items()])
 
 
 @pytest.fixture
@@ -188,7 +181,7 @@ def test_a_signal_to_one_stops_all_with_a_checkpoint(together, tmp_path):
 
 MISTAKES = """
     import sys
-    from jaxmnist import distributed, main
+    from jaxmnist import distributed
     i, address, *runs = sys.argv[1:]
     distributed.join(address, 2, int(i))
     leave, distributed.join, distributed.leave = distributed.leave, lambda *_: None, lambda *_: None
