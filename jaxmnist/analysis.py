@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Integer
 from ml_collections import ConfigDict
-from scipy import stats
 
 from jaxmnist import datasets
 from jaxmnist.datasets import Split
+from jaxmnist.results import wilson_interval
 
 NUM_BINS = 15  # Of confidence, as Guo et al. 2017 have them.
 
@@ -121,9 +121,6 @@ def interval(
     right: Integer[np.ndarray, " k"], of: Integer[np.ndarray, " k"]
 ) -> Float[np.ndarray, "2 k"]:
     """How far 95 % confidence reaches below and above the proportions (Wilson 1927)."""
-    ends = [
-        stats.binomtest(k, n).proportion_ci(0.95, "wilson")
-        for k, n in zip(right.tolist(), of.tolist(), strict=True)
-    ]
     p = right / of
-    return np.array([p - [end.low for end in ends], [end.high for end in ends] - p])
+    low, high = wilson_interval(p, of)
+    return np.stack([p - low, high - p])

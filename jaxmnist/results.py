@@ -1,5 +1,6 @@
 """What a run says of itself: its first line, results.json, its last line."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,5 +196,10 @@ def wilson_interval(
 
 
 def _describe(spread: dict[str, Any]) -> str:
+    """The mean, the standard deviation, the mean's 95 % interval (Student 1908) and each value."""
+    from scipy import special  # Here, since it takes a moment to load.
+
+    mean, std, count = spread["mean"], spread["std"], len(spread["each"])
+    half = special.stdtrit(count - 1, 0.975) * std / math.sqrt(count)
     each = ", ".join(f"{value:.4f}" for value in spread["each"])
-    return f"{spread['mean']:.4f} ± {spread['std']:.4f} ({each})"
+    return f"{mean:.4f} ± {std:.4f} (95 % interval {mean - half:.4f} to {mean + half:.4f}; {each})"

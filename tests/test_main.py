@@ -1,5 +1,6 @@
 """The command as its users run it: real processes, killed, resumed, mistyped."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -208,30 +209,35 @@ def test_compilations_are_kept_in_the_user_s_cache_folder(command, tmp_path):
     assert run("no folder", "/dev/null") == compiled
 
 
-def test_a_terminal_gets_a_bar(tmp_path):
-    """A pseudo-terminal: the bar moves by carriage returns, evaluations are lines of their own."""
+def test_a_terminal_gets_a_line_that_moves(tmp_path):
+    """A pseudo-terminal: what is done from the start, then the steps; sentences above it."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    flags = [f"--{name}={value}" for name, value in SHORT.items()]
-    args = [sys.executable, "-m", "jaxmnist.main", f"--workdir={tmp_path}", *flags]
-    process = subprocess.Popen(args, stdout=theirs, stderr=subprocess.PIPE)
+    endless = RUN | {"config.num_steps": 100_000}
+    flags = [f"--{name}={value}" for name, value in endless.items()]
+    args = [sys.executable, "-m", "jaxmnist", "train", f"--workdir={tmp_path}", *flags]
+    env = os.environ | {"TERM": "xterm"}
+    process = subprocess.Popen(args, stdout=theirs, stderr=theirs, env=env)
     os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            read = os.read(ours, 4096)
-        except OSError:
-            break
-        if not read:
-            break
-        shown += read
-    os.close(ours)
-    err = process.communicate()[1]
-    assert process.returncode == 0, err
-    text = shown.decode()
-    assert re.search(r"\r.*4/4 .*loss=\d\.\d{4}, accuracy=\d\.\d{4}", text)
-    assert re.search(r"[\r\n]step 4: test accuracy \d\.\d{4}, loss \d\.\d{4}", text)
-    assert text.splitlines()[-1].startswith("done: mnist_sample test accuracy")
+    text = ""
+    with contextlib.suppress(OSError), os.fdopen(ours, "rb", 0) as terminal:  # Until it hangs up.
+        while read := terminal.read(4096):
+            is_new = "step 100: test accuracy" not in text
+            text += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", read.decode(errors="replace"))
+            if is_new and "step 100: test accuracy" in text:
+                process.send_signal(signal.SIGINT)
+    assert process.wait() == 130, text
+    lines = [line.strip() for line in re.split("[\r\n]", text)]
+    shown = "\n".join(lines)
+    assert re.search(
+        r"^. starting \d s(.|\n)*^. compiling \d+ s(.|\n)*^. .* \d+/100000 ", shown, re.M
+    )
+    assert re.search(r"^. .* \d+/100000  \d.* left  loss \d\.\d{4}  accuracy ", shown, re.M)
+    assert any(re.fullmatch(r"step 100: test accuracy \d\.\d{4}, loss .*", line) for line in lines)
+    told = "Ctrl-C: stopping after this step and writing a checkpoint; Ctrl-C again stops at once."
+    assert told in lines
+    last = [line for line in lines if line][-1]
+    assert re.fullmatch(r"SIGINT: stopped after step \d+; the same command resumes it\.", last)
 
 
 @pytest.mark.parametrize(
