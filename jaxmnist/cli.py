@@ -122,6 +122,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **kwargs,
         )
+        self._has_fields = False
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
@@ -158,14 +159,21 @@ class Parser(argparse.ArgumentParser):
                 if name != "data_dir":  # Of that, folders and files, as a shell does by itself.
                     listed = config.choices(name)
                     flag.completer = lambda listed=listed, **_: listed  # type: ignore[attr-defined]
+        self._has_fields = True
+
+    def format_help(self) -> str:
+        if not self._has_fields:
+            return super().format_help()
+        from jaxmnist import config
+
         width = min(shutil.get_terminal_size().columns, 100) - 2
         there = "\n".join(
             textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4)
             for path, does in config.experiments().items()
         )
-        self.epilog = (
-            f"fields of the config, --config.FIELD=VALUE:\n\n{config.describe(width)}\n\n"
-            f"experiments, --config=FILE:\n\n{there}"
+        return (
+            f"{super().format_help()}\nfields of the config, --config.FIELD=VALUE:\n\n"
+            f"{config.describe(width)}\n\nexperiments, --config=FILE:\n\n{there}\n"
         )
 
 
