@@ -5,6 +5,8 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,19 @@ import jaxmnist
 from jaxmnist import datasets, inference, predict, runs
 from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
+
+
+def test_the_package_is_imported_at_once_and_says_what_it_has():
+    code = "import sys, jaxmnist; help(jaxmnist); print('jax' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("False\n")
+    for signature in (
+        "get_config() -> 'ConfigDict'",
+        "load(workdir: 'str | Path') -> 'Model'",
+        "train_and_evaluate(config: 'ConfigDict', workdir: 'str | Path', ",
+    ):
+        assert signature in run.stdout
+    assert set(jaxmnist.__all__) == {"get_config", "load", "train_and_evaluate"}
 
 
 def test_the_loaded_model_is_as_accurate_as_the_results_say(trained, model, test_split):
@@ -252,7 +267,12 @@ def test_a_workdir_without_a_model_is_told_of(tmp_path):
     with pytest.raises(UserError, match="no whole checkpoint"):
         jaxmnist.load(tmp_path)
     (tmp_path / "config.json").write_text('{"num_seeds": 2}')
-    with pytest.raises(UserError, match="several seeds: name one of them"):
+    with pytest.raises(UserError, match="holds no run"):  # None of its seeds was begun.
+        jaxmnist.load(tmp_path)
+    for seed in ("seed-0", "seed-1"):
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds 2 runs: .*seed-0 .*seed-1 .*\. Name one of them\."):
         jaxmnist.load(tmp_path)
 
 

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+import os
 import re
 import shlex
+import signal
 import sys
 import threading
 import types
 import urllib.request
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +37,10 @@ SHORT = ("--config.dataset=mnist_sample", "--config.num_steps=4", "--config.warm
 ADDED = {
     **dict.fromkeys(("main", "train", "sweep"), SHORT),
     "demo": ("--no_browser", "--port=0"),
-    **dict.fromkeys(("eval", "predict", "report", "export", "runs"), ()),
+    **dict.fromkeys(("eval", "predict", "report", "export", "runs", "--help", "--version"), ()),
 }
-# And what is put in place of what the sample or the test's folder does not have.
-REPLACED = {"55000": "3500", "/tmp/": "runs/"}
+# And what is put in place of what the sample or the test's folder does not have, or takes long.
+REPLACED = {"55000": "3500", "/tmp/": "runs/", "num_seeds=5": "num_seeds=2"}
 
 
 def commands():
@@ -59,6 +62,14 @@ def parse(command):
         f"{command!r} is unknown: say in NOT_EXECUTED why it cannot be run"
     )
     return "jaxmnist.cli", words[0], words
+
+
+def status(module, words):
+    """What a command that is called so ends with."""
+    try:
+        return importlib.import_module(module).main(words)
+    except SystemExit as e:  # Of --help, say.
+        return e.code or 0
 
 
 def check_config(words):
@@ -128,9 +139,39 @@ def test_every_command_runs(folder, one_page, capsys):
     assert (folder / "runs/paper/results.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (
+            "jaxmnist predict --workdir=a 'b c'",
+            ("cli", "predict", ["predict", "--workdir=a", "b c"]),
+        ),
+        ("python -m jaxmnist predict x", ("cli", "predict", ["predict", "x"])),
+        (".venv/bin/python -m jaxmnist.predict x", ("predict", "predict", ["x"])),
+        (".venv/bin/jaxmnist --version", ("cli", "--version", ["--version"])),
+    ],
+)
+def test_each_way_to_write_a_command_is_understood(command, wanted):
+    module, verb, words = wanted
+    assert parse(command) == (f"jaxmnist.{module}", verb, words)
+
+
+@pytest.mark.parametrize("command", ["tensorboard --logdir=runs", "python x.py", "pip install x"])
+def test_a_command_that_is_not_known_is_told_of(command):
+    with pytest.raises(AssertionError, match="is unknown: say in NOT_EXECUTED"):
+        parse(command)
+
+
 def test_every_reason_is_of_a_command():
     for words in NOT_EXECUTED:
         assert any(words in command for command in commands()), words
+
+
+def interpreter():
+    """What a run in Python must leave as it was."""
+    handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    hooks = [sys.excepthook, sys.unraisablehook, threading.excepthook, warnings.showwarning]
+    return [*handlers, *hooks, sys.stdin, sys.stdout, sys.stderr, Path.cwd(), dict(os.environ)]
 
 
 def test_the_python_runs(folder, monkeypatch, capsys):
@@ -157,8 +198,10 @@ def test_the_python_runs(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     blocks = [text for language, text in BLOCKS if language == "python"]
     names: dict = {}
+    before = interpreter()
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
+    assert interpreter() == before
     assert len([line for line in blocks[0].splitlines() if line]) <= 10
     printed = capsys.readouterr().out
     for run in ("python", "wandb"):
