@@ -50,7 +50,9 @@ REPLACED = {
 
 def commands():
     """Every command of the README, as it stands there."""
-    texts = [text.replace("\\\n", " ") for language, text in BLOCKS if not language]
+    texts = [
+        text.replace("\\\n", " ") for language, text in BLOCKS if language in ("", "bash", "sh")
+    ]
     lines = [line for text in texts for line in text.splitlines()]
     return [command.strip() for line in lines for command in line.split("&&") if command.strip()]
 
