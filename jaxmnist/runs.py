@@ -55,7 +55,9 @@ def train_and_evaluate(
     config = config.copy_and_resolve_references()
     for count in {_at_once(config), config.num_seeds % _at_once(config) or _at_once(config)}:
         _check_batch(config, count)
-    since = 0.0 if data.is_empty() else device.process_seconds()
+    # A command begins with its process; a call in another program, or after another run, now.
+    is_command = data.is_empty() and device.command_line() is not None
+    since = 0.0 if is_command else device.process_seconds()
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
         distributed.check_same(config.to_json(), "the config")
         if distributed.from_first(lambda: _open(cleanup, record, config)):
