@@ -1,6 +1,7 @@
 """The demo in a real browser: digits drawn by mouse, pictures dropped, and what it refuses."""
 
 import asyncio
+import base64
 import contextlib
 import copy
 import http.client
@@ -245,6 +246,12 @@ def test_bars_are_seen_empty_or_full_in_light_and_dark():
             assert (lighter + 0.05) / (darker + 0.05) >= 3, (name, theme)
 
 
+def test_what_the_network_sees_of_a_blank_paper_is_black():
+    (data,) = re.findall('data:image/gif;base64,(.*?)"', demo._PAGE.read_text(encoding="utf-8"))
+    pixel = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+    assert pixel.getcolors() == [(1, (0, 0, 0))]
+
+
 def test_the_page_is_utf_8_in_every_locale():
     code = (
         "from types import SimpleNamespace; from jaxmnist import demo; "
@@ -294,6 +301,9 @@ class Page:
 
     def find(self, selector):
         return self.browser.find_element("css selector", selector)
+
+    def names(self):
+        return [row.text for row in self.browser.find_elements("css selector", "#rows th")]
 
     def probabilities(self):
         cells = self.browser.find_elements("css selector", "#rows td:last-child")
@@ -395,15 +405,20 @@ def test_the_paper_can_be_focused_and_shows_it(browser, address):
     assert page.paper.value_of_css_property("outline-style") == "solid"
 
 
-def test_a_model_of_clothes_names_them_before_and_after_its_answer(browser, clothes):
-    with served(demo.create_app(clothes)) as address:
+def test_the_rows_have_the_names_of_the_model_that_answers(browser, clothes, model):
+    changing = copy.copy(clothes)
+    with served(demo.create_app(changing)) as address:
         page = Page(browser, address)
-        for _ in range(2):
-            rows = browser.find_elements("css selector", "#rows th")
-            assert [row.text for row in rows] == clothes.class_names
-            page.draw(SEVEN)
-            page.wait(page.digit)
-            assert page.digit() in clothes.class_names
+        assert page.names() == clothes.class_names
+        page.draw(SEVEN)
+        page.wait(page.digit)
+        assert page.digit() in clothes.class_names
+        assert page.names() == clothes.class_names
+        # A demo of digits is started in its place.
+        changing.preparation, changing.class_names = model.preparation, model.class_names
+        page.draw(SEVEN)
+        page.wait(lambda: page.digit() == "7")
+        assert page.names() == model.class_names
 
 
 def test_the_probabilities_move_while_one_draws(browser, address):
