@@ -57,7 +57,9 @@ def sprite(images: UInt8[np.ndarray, "n h w 1"]) -> bytes:
     sheet = np.zeros((rows * SPRITE_COLUMNS, height, width), np.uint8)
     sheet[: len(images)] = images[..., 0]
     lines = sheet.reshape(rows, SPRITE_COLUMNS, height, width).swapaxes(1, 2)
-    return _png(Image.fromarray(lines.reshape(rows * height, SPRITE_COLUMNS * width)))
+    return _png(
+        Image.fromarray(lines.reshape(rows * height, SPRITE_COLUMNS * width)), optimize=True
+    )
 
 
 def grid(
@@ -103,7 +105,7 @@ def grid(
     return _png(picture)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(picture: Image.Image, *, optimize: bool = False) -> bytes:
     data = io.BytesIO()
-    picture.save(data, "PNG", optimize=True)
+    picture.save(data, "PNG", optimize=optimize)
     return data.getvalue()
