@@ -170,7 +170,9 @@ def prepared_mnist(source_dir, once):
     def prepare(data_dir):
         run = Command("prepare_data", source_dir=source_dir, data_dir=data_dir)
         assert run.wait() == 0, run.err
-        assert run.out.strip() == f"mnist is prepared in {data_dir}/mnist/3.0.1"
+        prepared, told = run.out.splitlines()
+        assert prepared == f"mnist is prepared in {data_dir}/mnist/3.0.1"
+        assert told == f"runs find it with --config.data_dir={data_dir}"
 
     return once("mnist", prepare)
 
