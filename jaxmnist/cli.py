@@ -187,13 +187,12 @@ def _did_you_mean(name: str, flags: Sequence[str]) -> str:
 
 def command(verb: str, *args: object) -> str:
     """A command line that can be pasted in the shell that this process was started from."""
-    script = shutil.which("jaxmnist")
-    start = ["jaxmnist"]
-    if script is None or Path(script).parent != Path(sys.executable).parent:
-        python = Path(sys.executable)
-        with contextlib.suppress(ValueError):
-            python = python.relative_to(Path.cwd())
-        start = [str(python), "-m", "jaxmnist"]
+    script, python = Path(sys.executable).with_name("jaxmnist"), Path(sys.executable)
+    if shutil.which("jaxmnist") == str(script):
+        return shlex.join(["jaxmnist", verb, *map(str, args)])
+    with contextlib.suppress(ValueError):
+        script, python = script.relative_to(Path.cwd()), python.relative_to(Path.cwd())
+    start = [str(script)] if script.exists() else [str(python), "-m", "jaxmnist"]
     return shlex.join([*start, verb, *map(str, args)])
 
 

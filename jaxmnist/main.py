@@ -1,11 +1,13 @@
 """The command that trains and evaluates: flags in, train_and_evaluate or an evaluation out."""
 
 import argparse
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from jaxmnist.cli import Parser, command, run
-from jaxmnist.errors import UserError, say
+from jaxmnist.errors import STDOUT, UserError, say
 from jaxmnist.screen import Screen
 
 if TYPE_CHECKING:
@@ -125,7 +127,11 @@ def _say_the_end(
     from jaxmnist import datasets
     from jaxmnist import results as results_lib
 
-    say(results_lib.summary(results, config_lib.eval_name(config), record.path))
+    done = results_lib.summary(results, config_lib.eval_name(config), record.path)
+    if STDOUT.isatty():  # Which would cut a number in two.
+        width = shutil.get_terminal_size().columns
+        done = textwrap.fill(done, width, break_long_words=False, break_on_hyphens=False)
+    say(done)
     if results["dataset"]["name"] == datasets.SAMPLE:
         trained = results["dataset"]["num_examples"]["train"]
         more = f"; with MNIST this experiment reaches {reaches}" if reaches else ""
@@ -135,13 +141,13 @@ def _say_the_end(
         model = f"{model}/seed-{config.seed}"
     steps = f"--config.num_steps={2 * config.num_steps}"
     say("next:")
-    for what, *line in (
-        ("a page about it", "report", model),
-        ("draw a digit", "demo", model),
-        ("read a picture", "predict", model, "digit.png"),
-        ("train longer", "train", f"--workdir={record.path}", steps),
+    for verb, *flags in (
+        ("report", model),
+        ("demo", model),
+        ("predict", model, "digit.png"),
+        ("train", f"--workdir={record.path}", steps),
     ):
-        say(f"  {what + ':':17}{command(*line)}")
+        say(f"  {command(verb, *flags)}")
 
 
 if __name__ == "__main__":

@@ -157,14 +157,17 @@ def test_completion(line, wanted, tmp_path):
     assert {word.strip() for word in answer.read_text().split("\n")} == wanted
 
 
-def test_a_command_that_can_be_pasted(monkeypatch):
-    python = Path(sys.executable)
-    monkeypatch.setattr("shutil.which", lambda name: str(python.with_name(name)))
-    assert (
-        cli.command("predict", "--workdir=a b", "x.png") == "jaxmnist predict '--workdir=a b' x.png"
-    )
+def test_a_command_that_can_be_pasted(monkeypatch, tmp_path):
+    python, script = tmp_path / "bin/python", tmp_path / "bin/jaxmnist"
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr("shutil.which", lambda name: str(script))
+    pasted = cli.command("predict", "--workdir=a b", "x.png")
+    assert pasted == "jaxmnist predict '--workdir=a b' x.png"
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.chdir(python.parent.parent)
-    assert cli.command("runs") == f"{python.parent.name}/{python.name} -m jaxmnist runs"
+    monkeypatch.chdir(tmp_path)
+    assert cli.command("runs") == "bin/python -m jaxmnist runs"
+    python.parent.mkdir()
+    script.touch()
+    assert cli.command("runs") == "bin/jaxmnist runs"
     monkeypatch.chdir("/")
-    assert cli.command("runs").endswith("-m jaxmnist runs")
+    assert cli.command("runs") == f"{script} runs"

@@ -114,7 +114,7 @@ def test_a_run_prints_plain_lines_that_end_with_the_result(uninterrupted):
     assert str(uninterrupted) in done
     assert "trained on 4,000 sample digits, not on MNIST" in lines
     *_, last = lines
-    assert shlex.split(last.partition(":")[2])[-3:] == [
+    assert shlex.split(last)[-3:] == [
         *("train", f"--workdir={uninterrupted}", "--config.num_steps=400")
     ]
 
