@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,31 +156,38 @@ def _accuracy(row: dict[str, Any]) -> str:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    """In columns; where standard output is a terminal, within its width."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """A line for each run; on a terminal what differs has its own, so that it fits."""
     from jaxmnist.screen import duration
 
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in ("run", "started", "state", "accuracy", "time", "differs from the default in"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("time",))
+    lines = [["run", "started", "state", "accuracy", "time", "differs from the default in"]]
     for row in rows:
         date = datetime.datetime.fromisoformat(row["date"]).astimezone() if row["date"] else None
-        table.add_row(
-            row["workdir"],
-            f"{date:%Y-%m-%d %H:%M}" if date else "",
-            _state(row),
-            _accuracy(row),
-            "" if row["seconds"] is None else duration(float(row["seconds"])),
-            " ".join(f"{name}={value}" for name, value in (row["differs"] or {}).items()),
+        lines.append(
+            [
+                row["workdir"],
+                f"{date:%Y-%m-%d %H:%M}" if date else "",
+                _state(row),
+                _accuracy(row),
+                "" if row["seconds"] is None else duration(float(row["seconds"])),
+                " ".join(f"{name}={value}" for name, value in (row["differs"] or {}).items()),
+            ]
         )
-    width = shutil.get_terminal_size().columns if STDOUT.isatty() else 10_000
-    console = Console(width=width, highlight=False, markup=False, force_jupyter=False)
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        print(line.rstrip())
+    width = shutil.get_terminal_size().columns if STDOUT.isatty() else None
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for *cells, differs in lines:
+        line = "  ".join(cell.ljust(n) for cell, n in zip(cells, widths[:-1], strict=True))
+        print(line.rstrip() if width else f"{line}  {differs}".rstrip())
+        if width and differs:
+            indent = " " * 4
+            print(
+                textwrap.fill(
+                    differs,
+                    width,
+                    initial_indent=indent,
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                )
+            )
 
 
 if __name__ == "__main__":

@@ -169,5 +169,6 @@ def test_a_command_that_can_be_pasted(monkeypatch, tmp_path):
     python.parent.mkdir()
     script.touch()
     assert cli.command("runs") == "bin/jaxmnist runs"
-    monkeypatch.chdir("/")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert cli.command("runs") == f"{script} runs"
