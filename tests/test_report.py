@@ -330,6 +330,20 @@ def test_without_the_extra_it_says_what_to_install(trained, command, tmp_path):
     assert run.err == "error: the report needs matplotlib: pip install 'jaxmnist[report]'.\n"
 
 
+def test_a_page_that_leaves_mistakes_out_says_so(monkeypatch, tmp_path):
+    analysis = made_up(wrong=2000)
+    monkeypatch.setattr(report, "_comparable", list)
+    monkeypatch.setattr(report, "analyse", lambda *_: analysis)
+    monkeypatch.setattr(figures, "draw", lambda *_: dict.fromkeys(SHOWN, b""))
+    monkeypatch.setattr(figures, "confusion", lambda *_: b"")
+    page = tmp_path / "bad.html"
+    assert report.main([f"--workdir={tmp_path}", f"--output={page}"]) == 0
+    text = " ".join(page.read_text().split())
+    assert f"The page keeps 1,000 of {analysis.num_mistakes:,} mistakes." in text
+    assert len(json.loads(re.search("KEPT = (.*), COLUMNS", text)[1])) == 1000
+    assert page.stat().st_size < 1e6
+
+
 @pytest.mark.parametrize(("classes", "wrong"), [(10, 0), (30, 500)])
 def test_figures_of_a_perfect_model_without_records_and_of_many_classes(classes, wrong):
     analysis = made_up(classes, wrong, "runs/" + "long" * 20)
