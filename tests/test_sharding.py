@@ -1,4 +1,4 @@
-"""One to eight devices train alike: virtual ones of a CPU, in processes of their own."""
+"""One to eight devices train alike: virtual ones of a CPU, in processes that have them."""
 
 import json
 import os
@@ -13,36 +13,8 @@ from jax.sharding import AbstractMesh
 
 from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout, fetch
+from tests.eight_devices import CASES
 from tests.test_main import RUN, records, results, wait_for_step
-
-# At the tutorial's rate 50 steps do not amplify rounding errors; at the default's they do, as in
-# any training: there a change of the initial parameters by 1e-7 alone moves losses by 1e-2.
-STEPS = """
-import hashlib, json, re, sys
-import jax, numpy as np
-from jaxmnist import config, datasets, device, train
-from jaxmnist.input_pipeline import Data, ShuffledBatches
-from jaxmnist.sharding import Layout
-from jaxmnist.train_state import create_train_state, data_keys
-
-config = config.get_config()
-config.dataset, config.batch_size = "mnist_sample", 40
-config.optimizer, config.learning_rate = "sgd", 0.001
-layout = Layout.create()
-train_examples = Data().load(config, layout)[1][0]
-batches = ShuffledBatches(train_examples, data_keys([0], layout), 40, layout)
-state, step_fn = create_train_state(config, layout=layout), train.jit_train_step(1, layout)
-program = step_fn.lower(state, batches(0)).compile().as_text()
-losses, digest = [], hashlib.sha256()
-for step in range(50):
-    batch = batches(step)
-    digest.update(np.asarray(batch["image"]).tobytes() + np.asarray(batch["label"]).tobytes())
-    state, metrics = layout.settle(step_fn(state, batch))
-    losses.append(float(metrics["loss"]))
-collectives = re.findall(r" (all-\\w+|reduce-scatter|collective-\\w+)[.\\w-]*\\(", program)
-shards = {batch["image"].addressable_shards[0].data.shape[0], len(jax.devices())}
-json.dump([losses, digest.hexdigest(), collectives, sorted(shards)], sys.stdout)
-"""
 
 
 def on_devices(count):
@@ -51,26 +23,24 @@ def on_devices(count):
 
 
 @pytest.fixture(scope="module")
-def some_steps():
-    found = {}
-    for count in (1, 2, 4, 8):
-        run = subprocess.run(
-            [sys.executable, "-c", STEPS],
-            env=os.environ | on_devices(count),
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert run.returncode == 0, run.stderr
-        found[count] = json.loads(run.stdout)
-    return found
+def eight(tmp_path_factory):
+    """The answers of a process that has eight devices, and the folder of its runs."""
+    folder = tmp_path_factory.mktemp("eight")
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.eight_devices", folder],
+        env=os.environ | on_devices(8),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout) | {"folder": folder}
 
 
 @pytest.mark.parametrize("count", [2, 4, 8])
-def test_losses_agree_to_rounding_on_any_number_of_devices(some_steps, count):
+def test_losses_agree_to_rounding_on_any_number_of_devices(eight, count):
     """With dropout: another mask for a single example would show in the third digit."""
-    losses, digest, collectives, shards = some_steps[count]
-    expected, expected_digest, none, _ = some_steps[1]
+    losses, digest, collectives, shards = eight["steps"][str(count)]
+    expected, expected_digest, none, _ = eight["steps"]["1"]
     assert digest == expected_digest, "other batches"
     np.testing.assert_allclose(losses, expected, rtol=3e-6)
     assert shards == sorted({40 // count, count})
@@ -78,60 +48,12 @@ def test_losses_agree_to_rounding_on_any_number_of_devices(some_steps, count):
     assert collectives == ["all-reduce"], "all gradients, in one go, and nothing else"
 
 
-# The layers that accelerators have, several steps a call, two runs at once, on four devices.
-PROGRAMS = """
-import json, re, sys
-import jax, jax.numpy as jnp
-from jaxmnist import config, train
-from jaxmnist.input_pipeline import Data, ShuffledBatches, ordered_batches
-from jaxmnist.sharding import Layout
-from jaxmnist.train_state import create_train_state, data_keys
+def test_devices_exchange_sums_alone(eight):
+    """No device gathers another's examples or activations; runs are spread over devices first.
 
-config = config.get_config()
-config.dataset, config.batch_size = "mnist_sample", 40
-cases = []
-for kind, count, seeds in json.loads(sys.argv[1]):
-    layout = Layout.create(len(seeds))
-    examples = Data().load(config, layout)[1][1]
-    state = create_train_state(config, 10, layout, seeds)
-    if kind == "plain":
-        state = state.replace(apply_fn=state.apply_fn.__self__.clone(conv_pool=None).apply)
-    batches = ShuffledBatches(examples, data_keys(seeds, layout), 40, layout)
-    batch = batches(0, count if count > 1 else None)
-    programs = [
-        train.jit_train_step(count, layout).lower(state, batch),
-        train.jit_eval_step(layout).lower(state, next(ordered_batches(examples, 100, layout))),
-    ]
-    pattern = r" (all-\\w+|reduce-scatter|collective-\\w+)[.\\w-]*\\("
-    found = [sorted(set(re.findall(pattern, p.compile().as_text()))) for p in programs]
-    arrays = batch["image"], state.params["Dense_1"]["bias"]
-    local = [x.addressable_shards[0].data.shape for x in arrays]
-    cases.append([dict(layout.mesh.shape), found, local])
-json.dump(cases, sys.stdout)
-"""
-
-
-# Layers, steps a call, seeds -> the mesh, and a device's part of the images and of a bias.
-CASES = [
-    (("plain", 1, [0]), ({"seed": 1, "data": 4}, [10, 28, 28, 1], [10])),
-    (("plain", 3, [0]), ({"seed": 1, "data": 4}, [3, 10, 28, 28, 1], [10])),
-    (("cpu", 1, [0, 1]), ({"seed": 2, "data": 2}, [1, 20, 28, 28, 1], [1, 10])),
-    (("plain", 2, [*range(6)]), ({"seed": 2, "data": 2}, [2, 3, 20, 28, 28, 1], [3, 10])),
-    (("plain", 1, [0, 1, 2, 3]), ({"seed": 4, "data": 1}, [1, 40, 28, 28, 1], [1, 10])),
-]
-
-
-def test_devices_exchange_sums_alone():
-    """No device gathers another's examples or activations; runs are spread over devices first."""
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAMS, json.dumps([case for case, _ in CASES])],
-        env=os.environ | on_devices(4),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
+    With the layers that accelerators have, several steps a call, several runs at once.
+    """
+    found = eight["programs"]
     for (_, (mesh, *parts)), (found_mesh, (step, evaluation), local) in zip(
         CASES, found, strict=True
     ):
@@ -167,48 +89,53 @@ def test_arrays_come_and_go_unchanged(key):
     assert put["a"][1, 2] == 5, "the host's memory is used"
 
 
-# The cosine depends on num_steps.
-RECIPE = RUN | {"config.batch_size": 40, "config.schedule": "constant"}
-
-
-def run_on(command, count, workdir, **flags):
-    run = command("main", env=on_devices(count), workdir=workdir, **RECIPE | flags)
-    assert run.wait() == 0, run.err
-    return run
-
-
-def test_checkpoints_move_between_numbers_of_devices(command, tmp_path):
+def test_checkpoints_move_between_numbers_of_devices(eight):
     """From 8 devices to 1 and back, as if nothing had happened, to rounding."""
-    slow = {"config.optimizer": "sgd", "config.learning_rate": 0.001}
-    for first, second in ((8, 1), (1, 8)):
-        workdir = tmp_path / f"{first}"
-        run_on(command, first, workdir, **slow | {"config.num_steps": 20})
-        run = run_on(command, second, workdir, **slow | {"config.num_steps": 40})
-        assert "resuming from step 20" in run.out
-        assert f" {second} cpu" in run.out
-    both = [records(tmp_path / name) for name in ("8", "1")]
+    for (first, second), counts in zip(eight["moves"], ((8, 1), (1, 8)), strict=True):
+        for (status, out, err), count in zip((first, second), counts, strict=True):
+            assert status == 0, err
+            assert f" {count} cpu" in out
+        assert "resuming from step 20" in second[1]
+    both = [records(eight["folder"] / name) for name in ("8", "1")]
     assert [r["step"] for r in both[0]] == [10, 20, 20, 30, 40, 40]
     for a, b in zip(*both, strict=True):
         np.testing.assert_allclose(a["loss"], b["loss"], rtol=3e-6)
 
 
-def test_killed_on_two_devices_and_resumed_is_bit_identical(command, tmp_path):
-    run_on(command, 2, tmp_path / "whole", **{"config.num_steps": 100})
-    run = command("main", env=on_devices(2), workdir=tmp_path / "killed", **RECIPE)
-    wait_for_step(run, tmp_path / "killed", 50)
-    run.kill()
-    run.wait()
-    resumed = run_on(command, 2, tmp_path / "killed", **{"config.num_steps": 100})
-    assert re.search(r"resuming from step [48]0", resumed.out)
-    whole, killed = (results(tmp_path / name)["params_sha256"] for name in ("whole", "killed"))
-    assert whole == killed
-
-
-def test_a_batch_for_other_devices_leaves_nothing(command, tmp_path):
-    run = command("main", env=on_devices(8), workdir=tmp_path / "W", **RUN)
-    assert run.wait() == 1
-    assert run.err == (
+def test_a_batch_for_other_devices_leaves_nothing(eight):
+    said = (
         "error: batch_size=20 is not allowed on 8 devices, which share it: the nearest that they "
         "divide is 16 or 24.\n"
     )
-    assert not (tmp_path / "W").exists()
+    assert eight["refused"] == [1, "", said]
+    assert not (eight["folder"] / "W").exists()
+
+
+# Both in one process, which compiles once.
+TWICE = """
+import sys
+from jaxmnist.main import main
+for workdir in sys.argv[1:3]:
+    assert main([f"--workdir={workdir}", *sys.argv[3:]]) == 0
+"""
+
+
+def test_killed_on_two_devices_and_resumed_is_bit_identical(command, tmp_path):
+    recipe = RUN | {"config.batch_size": 40, "config.schedule": "constant"}
+    folders = [tmp_path / name for name in ("killed", "whole")]
+    run = command("main", env=on_devices(2), workdir=folders[0], **recipe)
+    wait_for_step(run, folders[0], 50)
+    run.kill()
+    run.wait()
+    flags = [f"--{name}={value}" for name, value in {**recipe, "config.num_steps": 100}.items()]
+    both = subprocess.run(
+        [sys.executable, "-c", TWICE, *folders, *flags],
+        env=os.environ | on_devices(2),
+        capture_output=True,
+        text=True,
+    )
+    assert both.returncode == 0, both.stderr
+    assert re.search(r"resuming from step [48]0", both.stdout)
+    assert " 2 cpu" in both.stdout
+    killed, whole = (results(folder)["params_sha256"] for folder in folders)
+    assert whole == killed
