@@ -170,9 +170,8 @@ def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
         accuracy, loss = _describe(metrics["accuracy"]), _describe(metrics["loss"])
         where = f"results.json, and seed-*/ with each run, are in {workdir}"
     else:
-        low, high = wilson_interval(
-            np.array(metrics["accuracy"]), np.array(results["dataset"]["num_examples"][name])
-        )
+        count = results["dataset"]["num_examples"][name]
+        low, high = wilson_interval(np.array(metrics["accuracy"]), np.array(count))
         accuracy = f"{metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
         loss = f"{metrics['loss']:.4f}"
         where = f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
+from jaxmnist import builders, models, runs, sweep, train, train_state
 from jaxmnist import config as config_lib
-from jaxmnist import models, runs, sweep, train, train_state
 from jaxmnist.errors import UserError
 from jaxmnist.sharding import Layout
 from jaxmnist.workdir import Workdir
@@ -146,7 +146,7 @@ def test_a_failure_without_words_has_a_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--sweep.lr=1"], "lr=1 is not allowed: the config has no such field"),
+        (["--sweep.seed=1,2,1"], "--sweep.seed has a value twice: 1, 2, 1."),
         (["--sweep.seed=a"], "seed=a is not allowed: it must be a whole number"),
         (["--sweep.seed=0", "--config=none.py"], "there is no such file"),
         (["--sweep.seed="], "seed= is not allowed: it must be a whole number"),
@@ -183,6 +183,9 @@ def test_nothing_to_try(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path)
     assert "--sweep.FIELD=A,B,..." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(tmp_path, "--sweep.lr=1")
+    assert "unrecognized argument: --sweep.lr" in capsys.readouterr().err
 
 
 def test_killed_and_started_again(command, tmp_path):
@@ -211,7 +214,8 @@ def started(monkeypatch):
         config_lib.check(config)
         configs.append(config)
         metrics = {"accuracy": 0.5, "loss": 1.0}
-        where = {"dataset": {"name": config.dataset}, "seconds": {"total": 1.0}}
+        where = {"dataset": {"name": config.dataset, "num_examples": {"validation": 10}}}
+        where["seconds"] = {"total": 1.0}
         return {"validation": metrics, "step": config.num_steps, **where}
 
     monkeypatch.setattr("jaxmnist.runs.train_and_evaluate", start)
@@ -257,7 +261,9 @@ def test_a_line_that_nobody_reads_is_no_failure_of_the_run(started, config, tmp_
 
 def test_the_sample_in_place_of_mnist_is_split_as_the_sample(started, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxmnist.datasets._reachable", lambda url: False)
-    flags = ["--config.dataset=mnist", f"--config.data_dir={tmp_path}/none"]
+    create = builders.create
+    monkeypatch.setattr(builders, "create", lambda name, _: create(name, str(tmp_path / "none")))
+    flags = ["--config.dataset=mnist"]
     assert run(tmp_path / "W", *flags, "--sweep.seed=0,1") == 0
     for config in started:
         assert config.dataset == "mnist_sample"
