@@ -21,6 +21,15 @@ from jaxmnist.config import get_config
 from jaxmnist.input_pipeline import put_on_device, to_float
 
 
+LONGEST = ["test_distributed", "test_main", "test_sharding", "test_runs", "test_sweep"]
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first, so that in the end no worker is left alone with one."""
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory):
     """Fills a folder once, for all of pytest-xdist's workers."""
