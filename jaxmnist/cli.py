@@ -21,34 +21,35 @@ from typing import Any
 
 from jaxmnist import __version__
 from jaxmnist.errors import REPLACE, STDOUT, Interrupted, UserError, warn
+from jaxmnist.screen import Screen
 
 # Of each verb: its module, and what it does.
 VERBS = {
-    "train": ("main", "train a network and evaluate it, or go on with a run"),
+    "train": ("main", "train, or go on with a run"),
     "eval": ("main", "evaluate a run's newest checkpoint"),
     "predict": ("predict", "tell which digit is on a picture"),
-    "report": ("report", "write a page about a run, or about several side by side"),
+    "report": ("report", "write a page about one run, or several"),
     "demo": ("demo", "open a page to draw digits on"),
     "export": ("export", "write the model as ONNX or StableHLO"),
-    "sweep": ("sweep", "train a grid of configs, and table what each is worth"),
+    "sweep": ("sweep", "train and compare a grid of configs"),
     "runs": ("listing", "list the runs below a folder"),
-    "prepare_data": ("prepare_data", "prepare a data set from its archives, without a network"),
+    "prepare_data": ("prepare_data", "prepare data from archives, offline"),
 }
 _EXAMPLES = """\
-  jaxmnist train --workdir=runs/quick --config=experiments/quick.py
+  jaxmnist train --workdir=runs/a --config=experiments/quick.py
   jaxmnist train --help
-  jaxmnist predict --workdir=runs/quick digit.png"""
+  jaxmnist predict --workdir=runs/a digit.png"""
 
 
 def main(argv: list[str] | None = None) -> int:
     """`jaxmnist VERB ...` and `python -m jaxmnist VERB ...`; returns the exit status."""
     if "_ARGCOMPLETE" in os.environ:
-        import argcomplete
-
-        argcomplete.autocomplete(_parser_of_all(), print_suppressed=True)
+        _complete()
     argv = list(sys.argv[1:] if argv is None else argv)
     verb = argv[0] if argv else "--help"
     if verb in ("-h", "--help", "help"):
+        if argv[1:2] and argv[1] in VERBS:
+            return main([argv[1], "--help"])
         print(_page())
         return 0
     if verb in ("-V", "--version"):
@@ -62,11 +63,33 @@ def main(argv: list[str] | None = None) -> int:
     return _module(verb).main(argv[1:], verb)
 
 
+def _complete() -> None:
+    """Answers a shell that asks how a command line may go on, and ends."""
+    import argcomplete
+
+    class Finder(argcomplete.CompletionFinder):
+        def collect_completions(self, *args: Any) -> list[str]:
+            found = super().collect_completions(*args)
+            for each in found:  # zsh would show None for --FLAG=VALUE.
+                self._display_completions.setdefault(each, "")
+            return found
+
+    parser = argparse.ArgumentParser(prog="jaxmnist")
+    verbs = parser.add_subparsers()
+    for verb, (_, does) in VERBS.items():
+        of_verb = _module(verb).parser(verb)
+        for action in of_verb._actions:
+            if action.dest in ("workdir", "data_dir", "source_dir", "compare", "folder"):
+                action.completer = argcomplete.DirectoriesCompleter()
+        verbs.add_parser(verb, parents=[of_verb], add_help=False, help=does)
+    Finder()(parser)
+
+
 def _page() -> str:
     verbs = "\n".join(f"  {verb:14}{does}" for verb, (_, does) in VERBS.items())
     return (
-        f"jaxmnist {__version__}: the training pipeline of a paper's MNIST network, in JAX.\n\n"
-        f"usage: jaxmnist VERB [FLAGS]       (jaxmnist VERB --help: its flags)\n\n{verbs}\n\n"
+        f"jaxmnist {__version__}: a paper's MNIST network, trained with JAX.\n\n"
+        f"usage: jaxmnist VERB [FLAGS]\n\n{verbs}\n\n"
         f"examples:\n{_EXAMPLES}\n\n"
         f"The documentation is README.md{_readme()}."
     )
@@ -88,21 +111,14 @@ def refuse_modules_without_a_command(argv: Sequence[str]) -> None:
     commands = {"__main__", *(module for module, _ in VERBS.values())}
     path = Path(__file__).with_name(f"{module}.py")
     if package == "jaxmnist" and module not in commands and path.is_file():
-        door = f"python -m jaxmnist {module}" if module in VERBS else "see python -m jaxmnist"
-        sys.exit(f"{name} is no command: {door}.")
+        door = "python -m jaxmnist lists them"
+        if module in VERBS:
+            door = f"type python -m jaxmnist {module}"
+        sys.exit(f"{name} is not a command: {door}.")
 
 
 def _module(verb: str) -> Any:
     return importlib.import_module(f"jaxmnist.{VERBS[verb][0]}")
-
-
-def _parser_of_all() -> argparse.ArgumentParser:
-    """The verbs as subcommands, for the completion of a shell's command lines."""
-    parser = argparse.ArgumentParser(prog="jaxmnist")
-    verbs = parser.add_subparsers()
-    for verb, (_, does) in VERBS.items():
-        verbs.add_parser(verb, parents=[_module(verb).parser(verb)], add_help=False, help=does)
-    return parser
 
 
 class _Override(argparse.Action):
@@ -122,7 +138,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **kwargs,
         )
-        self._has_fields = False
+        self._has_fields, self._only = False, tuple[str, ...]()
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         args = list(sys.argv[1:] if args is None else args)
@@ -139,13 +155,18 @@ class Parser(argparse.ArgumentParser):
         """--workdir, of a verb that looks at what was trained."""
         self.add_argument("--workdir", required=True, help="the folder of a training run")
 
-    def add_config(self, *prefixes: str) -> None:
+    def add_config(self, *prefixes: str, only: Sequence[str] = ()) -> None:
         """--PREFIX.FIELD for each field of the config, which the help lists in a table.
 
         They become PREFIX_fields, a list of fields and their values as texts, in their order.
+
+        Args:
+          prefixes: such as "config".
+          only: the fields that the help lists; by default all.
         """
         from jaxmnist import config
 
+        completes = "_ARGCOMPLETE" in os.environ
         for prefix in prefixes:
             for name in config.get_config():
                 flag = self.add_argument(
@@ -154,12 +175,12 @@ class Parser(argparse.ArgumentParser):
                     dest=f"{prefix}_fields",
                     const=name,
                     default=[],
-                    help=argparse.SUPPRESS,
+                    help=config.meaning(name) if completes else argparse.SUPPRESS,
                 )
                 if name != "data_dir":  # Of that, folders and files, as a shell does by itself.
                     listed = config.choices(name)
                     flag.completer = lambda listed=listed, **_: listed  # type: ignore[attr-defined]
-        self._has_fields = True
+        self._has_fields, self._only = True, tuple(only)
 
     def format_help(self) -> str:
         if not self._has_fields:
@@ -167,19 +188,23 @@ class Parser(argparse.ArgumentParser):
         from jaxmnist import config
 
         width = min(shutil.get_terminal_size().columns, 100) - 2
-        there = "\n".join(
-            textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4)
-            for path, does in config.experiments().items()
-        )
+        there = "\nexperiments, --config=FILE:\n\n"
+        for path, does in config.experiments().items():
+            there += textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4) + "\n"
         return (
             f"{super().format_help()}\nfields of the config, --config.FIELD=VALUE:\n\n"
-            f"{config.describe(width)}\n\nexperiments, --config=FILE:\n\n{there}\n"
+            f"{config.describe(width, self._only)}\n{there if not self._only else ''}"
         )
 
 
 def _did_you_mean(name: str, flags: Sequence[str]) -> str:
     """What a flag that there is not may stand for: also the field of a config, by its name."""
-    of_config = f"--config.{name.removeprefix('--').replace('-', '_')}"
+    prefix, dot, field = name.removeprefix("--").partition(".")
+    if dot:  # A field's name: what all have in common would make them alike.
+        fields = [flag for flag in flags if flag.startswith(f"--{prefix}.")]
+        near = difflib.get_close_matches(field, [flag.partition(".")[2] for flag in fields], 1)
+        return f"; did you mean --{prefix}.{near[0]}?" if near else ""
+    of_config = f"--config.{prefix.replace('-', '_')}"
     near = [of_config] if of_config in flags else difflib.get_close_matches(name, flags, 1, 0.7)
     near = near or difflib.get_close_matches(of_config, flags, 1, 0.85)
     return f"; did you mean {near[0]}?" if near else ""
@@ -317,6 +342,7 @@ def _silence_libraries() -> None:
 
     def hook(unraisable):
         if isinstance(unraisable.exc_value, _Stopped):  # Lost in a callback of a library's.
+            Screen.close_open()
             warn("stopped.")
             _leave(128 + unraisable.exc_value.signum)
             os._exit(128 + unraisable.exc_value.signum)

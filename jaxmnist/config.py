@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from jaxmnist.errors import UserError, first_line
 from jaxmnist.files import local_path
@@ -63,14 +62,20 @@ _RATE = f"a number above 0, in float32: from {_FLOAT32_MIN:.1e} to {_FLOAT32_MAX
 FIELDS: dict[str, dict[str, Field]] = {
     "data": {
         "dataset": Field("mnist", "the data set, of tfds's MNIST family", *_one_of(*DATASETS)),
-        "data_dir": Field(None, "tfds's folder; None: ~/tensorflow_datasets", is_free=True),
+        "data_dir": Field(
+            None,
+            "the folder of prepared data; None: tfds's own, ~/tensorflow_datasets",
+            is_free=True,
+        ),
         "allow_sample": Field(
             True,
             "whether mnist_sample stands in where MNIST is neither prepared nor reachable",
             is_free=True,
         ),
-        "train_split": Field("train", "the examples to train on, in tfds's syntax: train[:55000]"),
-        "eval_split": Field("test", "the examples to evaluate on: train[55000:]", is_free=True),
+        "train_split": Field("train", "the examples to train on, for example train[:55000]"),
+        "eval_split": Field(
+            "test", "the examples to evaluate on, for example train[55000:]", is_free=True
+        ),
     },
     "network": {
         "dropout_rate": Field(
@@ -81,7 +86,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "dtype": Field(
             "float32",
-            "of the layers' products; bfloat16 is for accelerators",
+            "number format of the layers' matrix products; bfloat16 is for accelerators",
             *_one_of("float32", "bfloat16"),
         ),
     },
@@ -93,7 +98,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "learning_rate": Field(
             0.05,
-            "the highest of the schedule",
+            "the highest learning rate of the schedule",
             _RATE,
             lambda value: _FLOAT32_MIN <= value <= _FLOAT32_MAX,
         ),
@@ -102,16 +107,16 @@ FIELDS: dict[str, dict[str, Field]] = {
             "how the learning rate falls to 0 at num_steps, or stays",
             *_one_of("constant", "linear", "cosine"),
         ),
-        "warmup_steps": Field(0, "steps in which it rises from 0 first", *_whole(0)),
+        "warmup_steps": Field(0, "steps in which the learning rate rises from 0 first", *_whole(0)),
         "seed": Field(
             0,
-            "of initialization, shuffling and dropout",
+            "of the random numbers: initialization, shuffling and dropout",
             "a whole number of at least 0 and below 2**32",
             lambda value: 0 <= value < 2**32,
         ),
         "num_seeds": Field(
             1,
-            "runs of seed, seed + 1, ..., each in a folder of the workdir",
+            "how many runs, of seed, seed + 1, ..., each in a folder of the workdir",
             *_whole(1, 10_000),
             is_free=True,
         ),
@@ -121,7 +126,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "eval_every": Field(1_000, "steps between evaluations", *_whole(1), is_free=True),
         "checkpoint_every": Field(1_000, "steps between checkpoints", *_whole(1), is_free=True),
         "histograms": Field(
-            False, "of the parameters, at each evaluation, for TensorBoard", is_free=True
+            False, "histograms of the parameters at each evaluation, for TensorBoard", is_free=True
         ),
         "profile_steps": Field(
             "",
@@ -143,7 +148,10 @@ FIELDS: dict[str, dict[str, Field]] = {
             is_free=True,
         ),
         "seeds_per_call": Field(
-            0, "seeds that train at once; 0: one on a CPU, elsewhere all", *_whole(0), is_free=True
+            0,
+            "how many seeds train at once; 0: one on a CPU, elsewhere all",
+            *_whole(0),
+            is_free=True,
         ),
     },
 }
@@ -160,17 +168,21 @@ def get_config() -> ConfigDict:
     """
     config = ConfigDict()
     for name, field in _FIELDS.items():
-        config[name] = placeholder(str) if field.default is None else field.default
+        config[name] = field.default
     return config
 
 
-def describe(width: int = 100) -> str:
-    """The fields in lines of at most `width` characters: meaning, what is allowed, default."""
-    lines = []
+def describe(width: int = 100, only: Sequence[str] = ()) -> str:
+    """The fields in lines of at most `width` characters: meaning, what is allowed, default.
+
+    `only` names those to describe; by default all.
+    """
+    lines: list[str] = []
     names = max(map(len, _FIELDS)) + 1
     for group, fields in FIELDS.items():
-        lines.append(f"{group}:")
-        for name, field in fields.items():
+        shown = {name: field for name, field in fields.items() if name in only or not only}
+        lines += [f"{group}:"] if shown else []
+        for name, field in shown.items():
             is_text = field.default is None or isinstance(field.default, str)
             allowed = field.allowed or ("" if is_text else _TYPES[type(field.default)])
             allowed = f"; {allowed}" if allowed else ""
@@ -180,6 +192,16 @@ def describe(width: int = 100) -> str:
                 start + text, width, subsequent_indent=" " * len(start), break_on_hyphens=False
             )
     return "\n".join(lines)
+
+
+def _type_of(name: str) -> type:
+    default = _FIELDS[name].default
+    return str if default is None else type(default)
+
+
+def meaning(name: str) -> str:
+    """What a field means, in a line."""
+    return _FIELDS[name].meaning
 
 
 def choices(name: str) -> list[str]:
@@ -260,7 +282,7 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
     if training and config.warmup_steps > config.num_steps:
         raise UserError(
             f"warmup_steps={config.warmup_steps} is not allowed: it must be at most "
-            f"num_steps={config.num_steps}; set both."
+            f"num_steps={config.num_steps}. Set it too, to {config.num_steps // 4} for example."
         )
     traced = profile_steps(config)
     if config.profile_steps and (not traced or traced.stop > config.num_steps):
@@ -290,9 +312,9 @@ def check_types(config: ConfigDict) -> None:
     for name in default:
         if name not in config:
             raise UserError(f"the config lacks the field {name}: start from get_config().")
-        value, wanted = config[name], default.get_type(name)
+        value, wanted = config[name], _type_of(name)
         is_of_type = type(value) is wanted or (wanted is float and type(value) is int)
-        if not is_of_type and not (name == "data_dir" and value is None):
+        if not is_of_type and (value is not None or default[name] is not None):
             raise UserError(f"{name}={value!r} is not allowed: it must be {_TYPES[wanted]}.")
     if config.dataset not in DATASETS:
         raise UserError(
@@ -366,7 +388,7 @@ def _check_field(field: str, value: Any) -> None:
 
 
 def _parse(field: str, text: str) -> Any:
-    wanted = get_config().get_type(field)
+    wanted = _type_of(field)
     if field == "data_dir" and text in ("", "None"):
         return None
     if field == "data_dir":

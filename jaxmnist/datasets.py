@@ -113,7 +113,7 @@ def load(
                 "WARNING: this run uses 5,000 sample digits, NOT MNIST:\n"
                 "MNIST is neither prepared here, nor can it be reached.\n"
                 "With its four archives in a folder SOURCE, run\n"
-                "  python -m jaxmnist.prepare_data --source_dir=SOURCE"
+                "  jaxmnist prepare_data --source_dir=SOURCE"
             )
             return _load_sample(splits)
         builder = builders.create(name, data_dir)  # Again: it reads on creation what is there.
@@ -168,8 +168,8 @@ def _cut(whole: builders.Arrays, slices: list[list[tuple[str, int, int]]]) -> li
 def _download(name: str, builder: builders.Builder) -> None:
     folder = builder.data_dir_root
     get_it = (
-        "To get it without a network, put its archives into a folder SOURCE and run\n  python -m "
-        f"jaxmnist.prepare_data --source_dir=SOURCE --dataset={name} --data_dir={folder}"
+        "To get it without internet, put its archives into a folder SOURCE and run\n  jaxmnist "
+        f"prepare_data --source_dir=SOURCE --dataset={name} --data_dir={folder}"
     )
     url = builder.urls()[0]
     # tfds tries for minutes before it gives up, so ask first.

@@ -44,7 +44,7 @@ def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is what it is called by."""
     parser = Parser(
         *(verb, "demo"),
-        description="Opens a page to draw on, or to drop a picture on, and says what it shows.",
+        description="Open a page to draw on, or to drop a picture on, which says what it shows.",
     )
     parser.add_workdir()
     parser.add_argument(

@@ -2,14 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmnist import builders, datasets, device
+from jaxmnist import builders, datasets, device, runs
 from jaxmnist import config as config_lib
 from jaxmnist.input_pipeline import ShuffledBatches, ordered_batches, put_on_device
 from jaxmnist.models import layer_table
@@ -39,25 +39,37 @@ def describe(config: ConfigDict, record: Workdir, screen: Screen) -> str:
     Raises:
       UserError: the run would be refused.
     """
+    since = device.process_seconds()
+    option = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[option]
+    jax.config.update(option, 1e9)  # A program that a cache would keep is something written.
+    try:
+        return _describe(config, record, screen, since)
+    finally:
+        jax.config.update(option, before)
+
+
+def _describe(config: ConfigDict, record: Workdir, screen: Screen, since: float) -> str:
     config_lib.check(config)
     num_classes = datasets.num_classes(config.dataset)
-    record.check(config)
-    record.check_network(describe_network(config, num_classes))
+    runs.check_workdir(record, config)
+    runs.check_seeds(record, config, describe_network(config, num_classes))
     at_once = config_lib.seeds_per_call(config, jax.default_backend())
     layout = Layout.create(at_once)
     layout.check(config.batch_size)
     found = device.describe()
+    workdirs = [workdir for _, workdir in runs.each_seed(config, record)]
+    steps = [max(workdir.checkpoint_steps(), default=0) for workdir in workdirs]
     lines = [
         ("data", _data(config)),
         ("network", _network(config, num_classes)),
         ("training", _training(config)),
         ("device", f"{found['count']} {found['kind']} ({found['processor']})"),
     ]
-    # A program that a cache would keep is something written.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
-    with screen.phase("measuring"):
-        lines += _measure(config, num_classes, layout, max(record.checkpoint_steps(), default=0))
-    lines += [("workdir", _state_of(record, config)), ("", "nothing was written")]
+    if min(steps) < config.num_steps:
+        with screen.phase("measuring"):
+            lines += _measure(config, num_classes, layout, steps, since)
+    lines += [("workdir", _state_of(record, config, steps)), ("", "nothing was written")]
     return "\n".join(f"{name:10}{text}".rstrip() for name, text in lines)
 
 
@@ -105,9 +117,9 @@ def _training(config: ConfigDict) -> str:
 
 
 def _measure(
-    config: ConfigDict, num_classes: int, layout: Layout, step: int
+    config: ConfigDict, num_classes: int, layout: Layout, steps: Sequence[int], since: float
 ) -> list[tuple[str, str]]:
-    """Of a run that goes on from a step: the time and the memory that it needs."""
+    """The time and the memory of runs that go on from `steps`; starting took `since` seconds."""
     rng = np.random.default_rng(0)
     count = config_lib.steps_per_call(config, jax.default_backend())
     number = max(config.batch_size, config.eval_batch_size)
@@ -133,20 +145,23 @@ def _measure(
     eval_seconds = _median_seconds(lambda: eval_fn(held[0], eval_batch))
     parts = datasets.slice_of(config.dataset, config.eval_split)
     calls = -(-sum(end - first for _, first, end in parts) // config.eval_batch_size)
-    groups = -(-config.num_seeds // layout.num_runs)
-    steps = groups * (config.num_steps - step)
-    evaluations = groups * max(
-        1, -(-config.num_steps // config.eval_every) - step // config.eval_every
-    )
-    whole = steps * seconds + evaluations * calls * eval_seconds + device.process_seconds()
+    # Seeds that train at once take their steps together.
+    left = sum(config.num_steps - step for step in steps) // layout.num_runs
+    every = config.eval_every
+    evaluations = sum(-(-config.num_steps // every) - step // every for step in steps)
+    evaluations = max(evaluations // layout.num_runs, 1)
+    in_steps, in_evaluations = left * seconds, evaluations * calls * eval_seconds
+    whole = since + compiling + in_steps + in_evaluations
     temporary = getattr(step_fn.memory_analysis(), "temp_size_in_bytes", 0)
     peak = device.peak_memory_bytes()
-    of_process = f"; this process had {peak / 2**20:,.0f} MiB at most" if peak else ""
+    of_process = f"; about {peak / 2**20:,.0f} MiB for the whole process" if peak else ""
+    plural = "s" * (evaluations > 1)
     return [
         (
             "time",
-            f"about {duration(whole)}: {steps:,} steps of {1e3 * seconds:.1f} ms, evaluations "
-            f"{evaluations:,} times {calls * eval_seconds:.1f} s, {compiling:.1f} s to compile",
+            f"about {duration(whole)}: {duration(in_steps)} for {left:,} steps of "
+            f"{1e3 * seconds:.1f} ms, {duration(in_evaluations)} for {evaluations:,} "
+            f"evaluation{plural}, {duration(since + compiling)} to start and compile",
         ),
         (
             "memory",
@@ -169,10 +184,10 @@ def _median_seconds(call: Callable[[], Any]) -> float:
     return statistics.median(taken[2:])
 
 
-def _state_of(record: Workdir, config: ConfigDict) -> str:
-    steps = record.checkpoint_steps()
-    if not steps:
+def _state_of(record: Workdir, config: ConfigDict, steps: Sequence[int]) -> str:
+    if not max(steps):
         return f"{record.path}: a new run"
-    if max(steps) == config.num_steps:
-        return f"{record.path}: it holds this run, finished"
-    return f"{record.path}: it holds this run at step {max(steps):,}, from which it goes on"
+    if min(steps) == config.num_steps:
+        more = f"--config.num_steps={2 * config.num_steps} continues it"
+        return f"{record.path}: it holds this run, finished; {more}"
+    return f"{record.path}: it holds this run at step {min(steps):,}, from which it goes on"

@@ -1,8 +1,10 @@
 """What a command says to its user, and how it stops for what is no bug: in one sentence."""
 
 import codecs
+import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -75,8 +77,18 @@ class Output:
 STDOUT, STDERR = Output(lambda: sys.stdout), Output(lambda: sys.stderr)
 
 
-def say(text: str) -> None:
-    """Prints a line of a run's on standard output; never raises."""
+def say(text: str, *, wrap: bool = True) -> None:
+    """Prints a line of a run's on standard output; never raises.
+
+    A terminal would break it anywhere: with `wrap` it is broken between words.
+    """
+    if wrap and STDOUT.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = text.splitlines()
+        text = "\n".join(
+            textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+            for line in lines
+        )
     print(text, file=STDOUT, flush=True)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
+from jaxmnist.screen import Screen
 
 if TYPE_CHECKING:
     from jaxmnist.inference import Model
@@ -27,7 +28,11 @@ Logits = Callable[[UInt8[np.ndarray, "n 28 28 1"]], Float[np.ndarray, "n classes
 
 def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is what it is called by."""
-    parser = Parser(verb, "export", description=__doc__)
+    parser = Parser(
+        verb,
+        "export",
+        description="Write a trained model as ONNX or StableHLO, for programs without jaxmnist.",
+    )
     parser.add_workdir()
     parser.add_argument("--format", required=True, choices=SUFFIXES)
     parser.add_argument("--output", help="the file to write; default: model.FORMAT in the workdir")
@@ -42,6 +47,12 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 
 def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | None) -> None:
+    with Screen() as screen, screen.phase("exporting"):
+        print(_write(workdir, kind, output_file, data_dir))
+
+
+def _write(workdir: str, kind: str, output_file: str | None, data_dir: str | None) -> str:
+    """Writes the model and what there is to know of it; returns what to say of them."""
     # Imported here, so that a mistyped flag is told of at once.
     import jax
 
@@ -103,7 +114,7 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
     output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, data)
     write_json(output.with_name(f"{output.name}.json"), about)
-    print(
+    return (
         f"{output} ({len(data) / 1e6:.1f} MB), and {output.name}.json beside it: {dataset.name} "
         f"{model.config.eval_split} accuracy {accuracy:.4f}; over {len(test):,} examples the same "
         f"classes as the model, logits within {difference:.1e}"

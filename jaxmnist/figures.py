@@ -65,7 +65,7 @@ def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -
         1 + has_rates, 1, sharex=True, squeeze=False, height_ratios=[3, 1][: 1 + has_rates]
     )
     top, bottom = axes[0, 0], axes[-1, 0]
-    lowest, is_smooth = 0.999, False
+    is_smooth = False
     for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
         color = theme.of_run(i)
         x, y = _series(run, "train", against, metric)
@@ -78,7 +78,6 @@ def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -
         evaluated = config_lib.eval_name(run.config)
         x, y = _series(run, evaluated, against, metric)
         _plot(top, x, y, name if several else evaluated, color=color, zorder=3)
-        lowest = min([lowest, *y.tolist(), *shown[len(shown) // 10 :].tolist()])
         if has_rates:
             x, y = rates[i]
             bottom.plot(x, y, marker="D" if len(x) == 1 else None, color=color)
@@ -88,8 +87,8 @@ def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -
         top.set_yscale("log")
         top.set_ylabel("cross-entropy (nats)")
     else:
-        # The climb from 10 % would hide what comes after it.
-        top.set_ylim(max(0, lowest - 0.15 * (1 - lowest)), 1 + 0.05 * (1 - lowest))
+        bottom_of_axis = lowest_accuracy(runs)
+        top.set_ylim(bottom_of_axis, 1 + 0.05 * (1 - bottom_of_axis))
     if has_rates:
         bottom.set_ylabel("learning\nrate")
         bottom.set_ylim(bottom=0)
@@ -102,6 +101,17 @@ def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -
     figure.align_ylabels()
     _legend(figure, top, runs)
     return figure
+
+
+def lowest_accuracy(runs: Sequence[Analysis]) -> float:
+    """Where the axis of accuracy begins: the climb from 10 % would hide what comes after it."""
+    lowest = 0.999
+    for run in runs:
+        _, y = _series(run, config_lib.eval_name(run.config), "step", "accuracy")
+        _, train = _series(run, "train", "step", "accuracy")
+        shown = _smooth(train) if len(train) >= _MANY else train
+        lowest = min([lowest, *y.tolist(), *shown[len(shown) // 10 :].tolist()])
+    return max(0.0, lowest - 0.15 * (1 - lowest))
 
 
 def _plot(

@@ -190,6 +190,7 @@ class Checkpoint:
     def _handle(self, signum: int, frame) -> None:
         self._signum = signum
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        Screen.close_open()  # A second Ctrl-C ends the process at once, and would leave it there.
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         again = "Ctrl-C again" if signum == signal.SIGINT else "Ctrl-C"
         warn(f"{name}: stopping after this step and writing a checkpoint; {again} stops at once.")

@@ -48,7 +48,7 @@ def _list(text: str, as_json: bool) -> None:
         for row in found:
             print(json.dumps(row))
         return
-    _print_table(found)
+    _print_table(found, folder)
 
 
 def find(folder: Path) -> Iterator[Path]:
@@ -78,7 +78,7 @@ def several(folder: Path) -> str | None:
 def describe(path: Path) -> dict[str, Any]:
     """What became of a run, for JSON.
 
-    Returns "workdir"; "date", of its last start, in UTC; "state": "running", "stopped", "finished"
+    Returns "workdir"; "date", of its first start, in UTC; "state": "running", "stopped", "finished"
     or "damaged"; "step" and "num_steps"; "differs", the fields whose values are not the
     default's; "split", "accuracy" of the newest evaluation, and "accuracy_std" over several
     seeds; "seconds" of training. What is not known is None.
@@ -90,9 +90,11 @@ def describe(path: Path) -> dict[str, Any]:
     row |= {"seconds": None}
     record = Workdir(path)
     try:
-        return row | _describe(record)
-    except (UserError, OSError, KeyError, TypeError):
+        found = row | _describe(record)
+        _cells(found, path)  # Values of other types than theirs are damage too.
+    except (UserError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return row
+    return found
 
 
 def _describe(record: Any) -> dict[str, Any]:
@@ -108,9 +110,10 @@ def _describe(record: Any) -> dict[str, Any]:
         runs = [Workdir(record.path / f"seed-{seed}") for seed in seeds]
     records = [list(logs.read_records(each)) for each in runs]
     steps = [max(each.checkpoint_steps(), default=0) for each in runs]
-    starts = [start for each in runs for start in each.load_run().get("starts", [])]
+    starts = [start for each in runs for start in each.load_run().get("starts", [])[:1]]
     written = datetime.datetime.fromtimestamp(record.config.stat().st_mtime, datetime.UTC)
-    date = max((start["time"] for start in starts), default=written.isoformat(timespec="seconds"))
+    times = [start["time"] for start in starts if "time" in start]  # Older ones have none.
+    date = min(times, default=written.isoformat(timespec="seconds"))
     finished = results is not None and results["step"] == config.num_steps
     state = "finished" if finished else "stopped"
     if any(files.is_locked(each.path / ".lock") for each in (record, *runs)):
@@ -155,39 +158,35 @@ def _accuracy(row: dict[str, Any]) -> str:
     return f"{row['split']} {row['accuracy']:.4f}{std}"
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    """A line for each run; on a terminal what differs has its own, so that it fits."""
+def _cells(row: dict[str, Any], folder: Path) -> list[str]:
     from jaxmnist.screen import duration
 
-    lines = [["run", "started", "state", "accuracy", "time", "differs from the default in"]]
-    for row in rows:
-        date = datetime.datetime.fromisoformat(row["date"]).astimezone() if row["date"] else None
-        lines.append(
-            [
-                row["workdir"],
-                f"{date:%Y-%m-%d %H:%M}" if date else "",
-                _state(row),
-                _accuracy(row),
-                "" if row["seconds"] is None else duration(float(row["seconds"])),
-                " ".join(f"{name}={value}" for name, value in (row["differs"] or {}).items()),
-            ]
-        )
-    width = shutil.get_terminal_size().columns if STDOUT.isatty() else None
+    path = Path(row["workdir"])
+    date = datetime.datetime.fromisoformat(row["date"]).astimezone() if row["date"] else None
+    return [
+        str(path.relative_to(folder)) if path != folder else str(path),
+        f"{date:%Y-%m-%d %H:%M}" if date else "",
+        _state(row),
+        _accuracy(row),
+        "" if row["seconds"] is None else duration(float(row["seconds"])),
+        " ".join(f"{name}={value}" for name, value in (row["differs"] or {}).items()),
+    ]
+
+
+def _print_table(rows: list[dict[str, Any]], folder: Path) -> None:
+    """A line for each run; on a terminal what does not fit beside it stands below it."""
+    head = ["run", "started", "state", "accuracy", "time", "differs from the default in"]
+    lines = [head, *(_cells(row, folder) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for *cells, differs in lines:
-        line = "  ".join(cell.ljust(n) for cell, n in zip(cells, widths[:-1], strict=True))
-        print(line.rstrip() if width else f"{line}  {differs}".rstrip())
-        if width and differs:
-            indent = " " * 4
-            print(
-                textwrap.fill(
-                    differs,
-                    width,
-                    initial_indent=indent,
-                    subsequent_indent=indent,
-                    break_long_words=False,
-                )
-            )
+    width = shutil.get_terminal_size().columns if STDOUT.isatty() else sys.maxsize
+    beside = 6 if sum(widths) + 10 <= width else 5 if sum(widths[:5]) + 8 <= width else 1
+    for line in lines[beside == 1 :]:
+        cells = [cell.ljust(n) for cell, n in zip(line[:beside], widths, strict=False)]
+        print("  ".join(cells).rstrip())
+        below = "  ".join(cell for cell in line[beside:] if cell)
+        if below:
+            wrapper = textwrap.TextWrapper(width, " " * 4, " " * 4, break_long_words=False)
+            print(wrapper.fill(below))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """The command that trains and evaluates: flags in, train_and_evaluate or an evaluation out."""
 
 import argparse
-import shutil
 import sys
-import textwrap
 from typing import TYPE_CHECKING, Any
 
 from jaxmnist.cli import Parser, command, run
-from jaxmnist.errors import STDOUT, UserError, say
+from jaxmnist.errors import UserError, say
 from jaxmnist.screen import Screen
 
 if TYPE_CHECKING:
@@ -16,14 +14,17 @@ if TYPE_CHECKING:
     from jaxmnist.workdir import Workdir
 
 
+_OF_EVALUATION = ("dataset", "data_dir", "eval_split", "dtype", "eval_batch_size")
+
+
 def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is "train", "eval", or None for `python -m jaxmnist.main`."""
     parser = Parser(
         *(verb, "main"),
         description="Evaluate the newest checkpoint of a run."
         if verb == "eval"
-        else "Train the paper's network on MNIST and evaluate it. A workdir that holds a run is "
-        "gone on with,\nas its config.json says unless --config names another experiment.",
+        else "Train the paper's network on MNIST and evaluate it. If the workdir holds a run, it "
+        "is\ncontinued with the settings in its config.json.",
     )
     parser.add_argument("--workdir", required=True, help="the folder that is the run's record")
     if verb != "eval":
@@ -44,21 +45,24 @@ def parser(verb: str | None = None) -> Parser:
         "The same command on each; on SLURM, Open MPI, Kubernetes and Cloud TPU without these.",
     )
     together.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")
-    together.add_argument("--num_processes", type=int, help="how many; 1: this one alone")
-    together.add_argument("--process_id", type=int, help="which this is, from 0")
+    together.add_argument("--num_processes", type=int, help="how many processes; 1: this one alone")
+    together.add_argument("--process_id", type=int, help="which of them this is, from 0")
     together.add_argument(
         "--join_timeout",
         type=float,
         default=300.0,
-        help="seconds to wait for the rest: %(default)g",
+        help="seconds to wait for the others; default: %(default)g",
     )
-    parser.add_config("config")
+    parser.add_config("config", only=_OF_EVALUATION if verb == "eval" else ())
     return parser
 
 
 def main(argv: list[str] | None = None, verb: str | None = None) -> int:
     """Runs the command; returns the exit status."""
-    args = parser(verb).parse_args(argv)
+    flags = parser(verb)
+    args = flags.parse_args(argv)
+    if verb != "eval" and args.dry_run and args.mode == "eval":
+        flags.error("--dry_run says what would be trained: leave out --mode=eval")
     if verb == "eval":
         args.mode, args.config, args.dry_run = "eval", None, False
     return run(lambda: _command(args))
@@ -78,7 +82,8 @@ def _command(args: argparse.Namespace) -> None:
             screen.close()
             screen.quiet = True
         device.keep_freed_memory()
-        device.cache_compilations()
+        if not args.dry_run:
+            device.cache_compilations()
         if args.mode == "eval":
             _evaluate(args, record, screen)
             return
@@ -102,11 +107,16 @@ def _command(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace, record: "Workdir", screen: Screen) -> None:
     from jaxmnist import config as config_lib
-    from jaxmnist import distributed, hooks, runs
+    from jaxmnist import distributed, hooks, listing, runs
 
     config = distributed.from_first(record.load_config)
     if config is None:
-        raise UserError(f"{record.path} holds no run to evaluate: train there first.")
+        others = listing.several(record.path)
+        raise UserError(
+            f"{others}. Name one of them."
+            if others
+            else f"{record.path} holds no run to evaluate: train there first."
+        )
     config_lib.override(config, args.config_fields)
     config_lib.check(config, training=False)
     name = config_lib.eval_name(config)
@@ -128,9 +138,6 @@ def _say_the_end(
     from jaxmnist import results as results_lib
 
     done = results_lib.summary(results, config_lib.eval_name(config), record.path)
-    if STDOUT.isatty():  # Which would cut a number in two.
-        width = shutil.get_terminal_size().columns
-        done = textwrap.fill(done, width, break_long_words=False, break_on_hyphens=False)
     say(done)
     if results["dataset"]["name"] == datasets.SAMPLE:
         trained = results["dataset"]["num_examples"]["train"]
@@ -147,7 +154,7 @@ def _say_the_end(
         ("predict", model, "digit.png"),
         ("train", f"--workdir={record.path}", steps),
     ):
-        say(f"  {command(verb, *flags)}")
+        say(f"  {command(verb, *flags)}", wrap=False)  # It is there to be pasted.
 
 
 if __name__ == "__main__":

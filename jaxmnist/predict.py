@@ -24,7 +24,11 @@ _STDIN = "-"
 
 def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is what it is called by."""
-    parser = Parser(verb, "predict", description=__doc__)
+    parser = Parser(
+        verb,
+        "predict",
+        description="Tell what is on pictures: a digit, or another class of the run's data set.",
+    )
     parser.add_workdir()
     parser.add_argument(
         "--json",

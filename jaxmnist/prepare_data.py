@@ -12,7 +12,11 @@ from jaxmnist.files import local_path
 
 def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is what it is called by."""
-    parser = Parser(verb, "prepare_data", description=__doc__)
+    parser = Parser(
+        verb,
+        "prepare_data",
+        description="Prepare a data set from local archives, without internet.",
+    )
     parser.add_argument(
         "--source_dir", required=True, help="the folder with the four IDX archives, gzipped or not"
     )

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
+from jaxmnist.screen import Screen
 
 if TYPE_CHECKING:
     from jaxmnist.analysis import Analysis
@@ -18,7 +21,11 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 
 def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is what it is called by."""
-    parser = Parser(verb, "report", description=__doc__)
+    parser = Parser(
+        verb,
+        "report",
+        description="Write what a model learned as one page, report.html, and its figures.",
+    )
     parser.add_workdir()
     parser.add_argument(
         "--compare", nargs="+", default=[], metavar="DIR", help="workdirs of runs to lay beside it"
@@ -37,6 +44,14 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 
 def _report(workdirs: list[str], output_file: str | None, data_dir: str | None) -> None:
+    with Screen() as screen:
+        print(_write(workdirs, output_file, data_dir, screen))
+
+
+def _write(
+    workdirs: list[str], output_file: str | None, data_dir: str | None, screen: Screen
+) -> str:
+    """Writes the page and its figures; returns what to say of them."""
     try:
         import jinja2
         import matplotlib  # noqa: F401
@@ -51,9 +66,11 @@ def _report(workdirs: list[str], output_file: str | None, data_dir: str | None) 
         output = local_path(output_file, "--output", as_pattern=False)
     workdirs = _comparable(workdirs)
     device.cache_compilations()
-    runs = [analyse(workdir, data_dir) for workdir in workdirs]
+    with screen.phase("evaluating"):
+        runs = [analyse(workdir, data_dir) for workdir in workdirs]
     first = runs[0]
-    drawn = {theme: figures.draw(runs, theme) for theme in (themes.LIGHT, themes.DARK)}
+    with screen.phase("drawing"):
+        drawn = {theme: figures.draw(runs, theme) for theme in (themes.LIGHT, themes.DARK)}
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -79,7 +96,7 @@ def _report(workdirs: list[str], output_file: str | None, data_dir: str | None) 
         else:  # Of an earlier report, which laid more runs side by side.
             file.unlink(missing_ok=True)
     write_text(output, page)
-    print(
+    return (
         f"{output} ({len(page) / 1e6:.1f} MB), and {output.stem}-*.png beside it: {first.dataset} "
         f"{first.config.eval_split} accuracy {first.accuracy:.4f}, expected calibration error "
         f"{first.bins.expected_calibration_error:.4f}"
@@ -149,9 +166,11 @@ def _as_base64(pictures: dict[str, bytes]) -> dict[str, str]:
 
 def _words(runs: "list[Analysis]") -> dict[str, Any]:
     """What the page says beside its figures."""
-    from jaxmnist import datasets
+    from jaxmnist import datasets, figures
+    from jaxmnist.results import wilson_interval
 
     first = runs[0]
+    low, high = wilson_interval(np.array(first.accuracy), np.array(len(first.split)))
     facts = [_facts(each) for each in runs]
     trained_on = datasets.slice_of(first.config.dataset, first.config.train_split)
     of_sample = sum(end - start for _, start, end in trained_on)
@@ -166,6 +185,12 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
         ),
         "sample": f"Trained on {of_sample:,} sample digits, not on MNIST." if is_sample else "",
         "numbers": list(facts[0].items()),
+        "interval": f"95 % interval {100 * low:.2f} to {100 * high:.2f}",
+        "first_climb": (
+            f"The axis leaves out what is below {figures.lowest_accuracy(runs):.2f}."
+            if any(r["accuracy"] < figures.lowest_accuracy(runs) for x in runs for r in x.records)
+            else "Training: each logged batch, before its update and with dropout."
+        ),
         "comparison": _comparison(runs, facts) if len(runs) > 1 else [],
         "of_first": " Of the first run." if len(runs) > 1 else "",
         "layers": _layers(first),

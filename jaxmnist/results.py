@@ -167,7 +167,8 @@ def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
     """The line that a run ends with; `name` is the evaluation's, such as "test"."""
     metrics, seconds = results[name], results["seconds"]
     if "seeds" in results:
-        accuracy, loss = _describe(metrics["accuracy"]), _describe(metrics["loss"])
+        accuracy = _describe(metrics["accuracy"], with_interval=True)
+        loss = _describe(metrics["loss"])
         where = f"results.json, and seed-*/ with each run, are in {workdir}"
     else:
         count = results["dataset"]["num_examples"][name]
@@ -177,7 +178,7 @@ def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
         where = f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
     in_all = ""
     if "seeds" not in results and len(results.get("starts", [])) > 1:
-        in_all = f" ({seconds['train']:.0f} s of training since it was started first)"
+        in_all = f" ({seconds['train']:.0f} s of training in all)"
     return (
         f"done: {results['dataset']['name']} {name} accuracy {accuracy}, loss {loss} after "
         f"{results['step']:,} steps in {seconds['total']:.0f} s{in_all}; {where}"
@@ -194,11 +195,14 @@ def wilson_interval(
     return np.stack([centre - half, centre + half]) / (1 + z**2 / count)
 
 
-def _describe(spread: dict[str, Any]) -> str:
-    """The mean, the standard deviation, the mean's 95 % interval (Student 1908) and each value."""
-    from scipy import special  # Here, since it takes a moment to load.
-
+def _describe(spread: dict[str, Any], *, with_interval: bool = False) -> str:
+    """The mean, the standard deviation and each value; an accuracy's mean has its interval."""
     mean, std, count = spread["mean"], spread["std"], len(spread["each"])
-    half = special.stdtrit(count - 1, 0.975) * std / math.sqrt(count)
     each = ", ".join(f"{value:.4f}" for value in spread["each"])
-    return f"{mean:.4f} ± {std:.4f} (95 % interval {mean - half:.4f} to {mean + half:.4f}; {each})"
+    if with_interval and count > 1:  # Student 1908.
+        from scipy import special  # Here, since it takes a moment to load.
+
+        half = special.stdtrit(count - 1, 0.975) * std / math.sqrt(count)
+        low, high = max(mean - half, 0), min(mean + half, 1)
+        each = f"95 % interval of the mean {low:.4f} to {high:.4f}; {each}"
+    return f"{mean:.4f} ± {std:.4f} ({each})"

@@ -93,7 +93,7 @@ def evaluate_checkpoints(
     with screen.phase("reading data"):
         _, (_, examples) = data.load(config, layout)
     found, eval_fn = [], jit_eval_step(layout)
-    for each, of_seed in _each_seed(config, record):
+    for each, of_seed in each_seed(config, record):
         with screen.phase("reading the checkpoint"):
             state = newest_state(each, of_seed, layout)
         with screen.phase("evaluating"):
@@ -109,6 +109,13 @@ def _at_once(config: ConfigDict) -> int:
 def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> bool:
     """Locks the workdir; returns whether what it holds was trained on MNIST itself."""
     cleanup.enter_context(record.locked())
+    check_workdir(record, config)
+    saved = record.load_config()
+    return saved is not None and saved.dataset == "mnist"
+
+
+def check_workdir(record: Workdir, config: ConfigDict) -> None:
+    """Raises UserError if a workdir can hold no run of a config, whatever its seeds have done."""
     saved = record.load_config()
     if saved is None and (others := listing.several(record.path)):
         raise UserError(f"{others}. Name one of them, or choose another workdir.")
@@ -121,10 +128,23 @@ def _open(cleanup: ExitStack, record: Workdir, config: ConfigDict) -> bool:
             )
     if config.num_seeds == 1:  # Before its steps are compiled, which takes seconds.
         record.check_network(describe_network(config, datasets.num_classes(config.dataset)))
-    return saved is not None and saved.dataset == "mnist"
 
 
-def _each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict, Workdir]]:
+def check_seeds(record: Workdir, config: ConfigDict, network: dict[str, Any]) -> None:
+    """Raises UserError if the runs of a config's seeds cannot go on in their workdirs.
+
+    Args:
+      record: of the whole.
+      config: of the whole.
+      network: as train_state.describe_network gives it.
+    """
+    record.check(config, ("dataset",))  # Which may be called MNIST where the sample stood in.
+    for each, workdir in each_seed(config, record):
+        workdir.check(each)
+        workdir.check_network(network)
+
+
+def each_seed(config: ConfigDict, record: Workdir) -> Iterator[tuple[ConfigDict, Workdir]]:
     """The runs' own configs and workdirs."""
     if config.num_seeds == 1:
         yield config, record
@@ -147,15 +167,12 @@ def _train_seeds(
         dataset, _ = data.load(config, Layout.create(_at_once(config)))
     config.dataset = dataset.name  # The sample may stand in.
     config_lib.check(config)
-    configs, workdirs = zip(*_each_seed(config, record), strict=True)
+    configs, workdirs = zip(*each_seed(config, record), strict=True)
     network = describe_network(config, dataset.num_classes)
 
     def begin() -> tuple[list[dict[str, Any] | None], list[list[int]]]:
         """What is finished, and what is to be trained together; all is checked before it starts."""
-        record.check(config, ("dataset",))  # Which may be called MNIST where the sample stood in.
-        for workdir, each in zip(workdirs, configs, strict=True):
-            workdir.check(each)
-            workdir.check_network(network)
+        check_seeds(record, config, network)
         finished = [w.finished(each) for w, each in zip(workdirs, configs, strict=True)]
         left = [i for i, found in enumerate(finished) if found is None]
         groups = _groups(left, workdirs, _at_once(config))

@@ -1,5 +1,6 @@
 """What a run shows while it works: on a terminal a line that moves, elsewhere plain lines."""
 
+import collections
 import os
 import sys
 import time
@@ -23,9 +24,11 @@ class Screen:
     seconds, then the steps. Elsewhere (a pipe, a notebook, TERM=dumb) there are lines alone.
 
     Attributes:
-      step: of the run, for the line to show; setting it costs nothing.
+      step: of the run, as the line shows it.
       quiet: whether to show nothing, as processes other than the first do.
     """
+
+    _open: "Screen | None" = None
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
@@ -33,6 +36,7 @@ class Screen:
         self._num_steps = 0
         self._phase, self._since = "starting", time.monotonic()
         self._metrics: dict[str, float] = {}
+        self._taken: collections.deque[tuple[int, Any]] = collections.deque()
         self._live: Any = None
         self._console: Any = None
 
@@ -60,13 +64,20 @@ class Screen:
             redirect_stderr=Output(lambda: sys.stderr).isatty(),
         )
         self._live.start(refresh=True)
+        Screen._open = self
         self._console.show_cursor(True)  # A process that is killed would leave it hidden.
 
     def close(self) -> None:
         """Takes the line away; what comes later is printed as usual."""
         if self._live is not None:
             self._live.stop()
-            self._live = None
+            self._live = Screen._open = None
+
+    @classmethod
+    def close_open(cls) -> None:
+        """Takes away the line that there is, where a signal's handler speaks."""
+        if cls._open is not None:
+            cls._open.close()
 
     def __enter__(self) -> "Screen":
         self.open()
@@ -88,7 +99,16 @@ class Screen:
     def start(self, num_steps: int, step: int) -> None:
         """From now on steps are taken, after `step`, to `num_steps`."""
         self.step, self._num_steps, self._metrics = step, num_steps, {}
+        self._taken.clear()
         self._phase = ""
+
+    def take(self, step: int, result: Any) -> None:
+        """A step was given to the device; it is done once `result`, a jax.Array, is ready.
+
+        That is looked at when the line is drawn, so a step never waits for it.
+        """
+        if self._live is not None:
+            self._taken.append((step, result))
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Shows the metrics of a training step."""
@@ -120,6 +140,8 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
+        while self._taken and self._taken[0][1].is_ready():
+            self.step = self._taken.popleft()[0]
         console, step, total = self._console, self.step, self._num_steps
         text = console.encoding.lower().startswith("utf")
         spinner = Spinner("dots" if text else "line").render(console.get_time())

@@ -29,7 +29,8 @@ def parser(verb: str | None = None) -> Parser:
         description="Train a grid of configs, or go on with it: the same command. "
         "--sweep.FIELD=A,B,...\ntries each value of a field, with each of the other fields. "
         "Unless told otherwise, the\nlast twelfth of the training set is for validation (of "
-        "MNIST, 5,000 images).",
+        "MNIST, 5,000 images). For example:\n\n"
+        "  jaxmnist sweep --workdir=runs/s --sweep.learning_rate=0.05,0.1 --sweep.seed=0,1",
     )
     parser.add_argument("--workdir", required=True, help="the folder of the runs' workdirs")
     parser.add_argument("--config", help="an experiment file; default: the paper's training")

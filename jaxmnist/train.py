@@ -240,7 +240,7 @@ def train(
                     batch = batches(step, count if count > 1 else None)
                     state, metrics = layout.settle(jit_train_step(count, layout)(state, batch))
                 step += count
-                screen.step = step
+                screen.take(step, metrics["loss"])
                 for hook in (first_step, profile, log, evaluation, checkpoint):
                     hook(step, state, metrics)
         with screen.phase("writing a checkpoint"):

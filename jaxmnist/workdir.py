@@ -62,6 +62,11 @@ class Workdir:
         if saved is None:
             return None
         config = get_config()
+        if others := sorted(set(saved) - set(config)):
+            raise UserError(
+                f"{self.config} has fields that this version does not know ({', '.join(others)}): "
+                "use the version that wrote it, or choose another workdir."
+            )
         try:
             config.update(saved)
             check_types(config)
@@ -215,6 +220,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise UserError(f"{path.parent} is a file: name the folder of a run.") from None
     except OSError as e:
         raise UserError(f"{path} cannot be read ({e.strerror}): see to that.") from None
     except ValueError as e:

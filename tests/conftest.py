@@ -20,7 +20,6 @@ from jaxmnist import datasets, main, runs
 from jaxmnist.config import get_config
 from jaxmnist.input_pipeline import put_on_device, to_float
 
-
 LONGEST = ["test_distributed", "test_main", "test_sharding", "test_runs", "test_sweep"]
 
 

@@ -39,7 +39,8 @@ def test_what_would_be_trained(tmp_path, capsys):
         "step 600\n"
     ) in text
     assert re.search(
-        r"\ntime      about \d+:\d\d: 600 steps of \d+\.\d ms, evaluations 3 times \d+\.\d s, ",
+        r"\ntime      about \d+:\d\d: \d+:\d\d for 600 steps of \d+\.\d ms, \d+:\d\d for 3 "
+        r"evaluations, \d+:\d\d to start and compile\n",
         text,
     )
     assert re.search(r"\nmemory    25 MiB for parameters and the optimizer's state, \d+ MiB", text)
@@ -52,21 +53,31 @@ def test_a_run_that_is_there(trained, tmp_path, capsys):
     workdir = shutil.copytree(trained, tmp_path / "run")
     before = content(workdir)
     assert cli.main(["train", f"--workdir={workdir}", "--dry_run"]) == 0
-    assert f"workdir   {workdir}: it holds this run, finished" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    finished = "it holds this run, finished; --config.num_steps=240 continues it\n"
+    assert f"workdir   {workdir}: {finished}" in text
+    assert "time  " not in text  # Nothing is measured for it.
     assert cli.main(["train", f"--workdir={workdir}", "--dry_run", "--config.num_steps=200"]) == 0
     text = capsys.readouterr().out
     assert "it holds this run at step 120, from which it goes on" in text
-    assert ": 80 steps of " in text
+    assert re.search(r" \d+:\d\d for 80 steps of ", text)
     assert cli.main(["train", f"--workdir={workdir}", "--dry_run", "--config.seed=1"]) == 1
     assert "trained differently: seed (0 there, 1 now)" in capsys.readouterr().err
+    for flags, wanted in (
+        ([f"--workdir={workdir}", "--config.num_seeds=2"], "holds one run, and num_seeds=2 now"),
+        ([f"--workdir={tmp_path}"], f"{tmp_path} holds 1 run: {workdir} (finished"),
+    ):
+        assert cli.main(["train", "--dry_run", *flags]) == 1
+        assert wanted in capsys.readouterr().err
     assert content(workdir) == before
 
 
-def test_data_that_are_not_there_are_not_downloaded(tmp_path, capsys):
-    text = said(
-        *(capsys, f"--workdir={tmp_path}/W", "--config.dataset=fashion_mnist"),
-        f"--config.data_dir={tmp_path}/data",
-    )
-    assert "fashion_mnist: 60,000 examples to train on (train), 10,000 to evaluate on" in text
-    assert f"not prepared in {tmp_path}/data yet: it would be downloaded\n" in text
+def test_nothing_is_written_anywhere(command, tmp_path):
+    """Data that are not there are not downloaded, and programs not kept for another run."""
+    env = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": "", "HOME": str(tmp_path)}
+    flags = {"config.dataset": "fashion_mnist", "config.data_dir": tmp_path / "data"}
+    run = command("main", "--dry_run", env=env, workdir=tmp_path / "W", **flags)
+    assert run.wait() == 0, run.err
+    assert "fashion_mnist: 60,000 examples to train on (train), 10,000 to evaluate on" in run.out
+    assert f"not prepared in {tmp_path}/data yet: it would be downloaded\n" in run.out
     assert list(tmp_path.iterdir()) == []

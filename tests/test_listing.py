@@ -58,7 +58,7 @@ def test_what_became_of_each_run(folder, trained, capsys):
     )
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert found["a"]["seconds"] == round(records[-1]["seconds"])
-    assert found["a"]["date"] == results["starts"][-1]["time"]
+    assert found["a"]["date"] == results["starts"][0]["time"]
     own = {"dataset": "mnist_sample", "eval_every": 60, "log_every": 20, "num_steps": 120}
     assert found["a"]["differs"] == own
     assert found["sweep/learning_rate=0.1"]["differs"] == own | {"learning_rate": 0.1}
@@ -93,12 +93,38 @@ def test_the_table(folder, capsys):
         *("run", "started", "state", "accuracy", "time", "differs from the default in")
     ]
     assert len(lines) == 4
-    (stopped,) = (line for line in lines if line.startswith(f"{folder}/b "))
+    (stopped,) = (line for line in lines if line.startswith("b "))
     assert re.search(
-        r"/b  +20\d\d-\d\d-\d\d \d\d:\d\d  stopped at step 120 of 500  test 0.9", stopped
+        r"^b  +20\d\d-\d\d-\d\d \d\d:\d\d  stopped at step 120 of 500  test 0.9", stopped
     )
     assert stopped.endswith("dataset=mnist_sample eval_every=60 log_every=20 num_steps=500")
     assert any("test 0.9000 ± 0.0100" in line for line in lines)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_the_table_on_a_terminal(folder, columns, monkeypatch, capsys):
+    """What has no room beside the name stands below it, and nothing is cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("jaxmnist.errors.Output.isatty", lambda self: True)
+    assert cli.main(["runs", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    words = " ".join(" ".join(lines).split())
+    assert "b 20" in words
+    for text in ("stopped at step 120 of 500", "num_steps=500", "test 0.9000 ± 0.0100"):
+        assert text in words
+    assert (len(lines) == 5) == (columns == 200)
+
+
+@pytest.mark.parametrize("time", ["5", '"not a time"'])
+def test_values_of_another_type_are_damage(folder, time, capsys):
+    run = json.loads((folder / "b/run.json").read_text())
+    run["starts"][0]["time"] = json.loads(time)
+    (folder / "b/run.json").write_text(json.dumps(run))
+    found = rows(folder, capsys)
+    assert found["b"]["state"] == "damaged"
+    assert found["a"]["state"] == "finished"
+    assert cli.main(["runs", str(folder)]) == 0
 
 
 def test_folders_without_runs(tmp_path, capsys, monkeypatch):

@@ -187,7 +187,32 @@ def test_durations():
     assert [duration(s) for s in (7.0, 725.4, 12_000.0)] == ["0:07", "12:05", "3:20:00"]
 
 
-def test_setting_the_step_draws_nothing(terminal):
+class Result:
+    """A step's result on a device."""
+
+    def __init__(self):
+        self.done = threading.Event()
+
+    def is_ready(self):
+        return self.done.is_set()
+
+
+def test_the_steps_that_are_shown_are_those_that_are_done(terminal):
+    """Not those that wait for the device."""
+    results = [Result() for _ in range(3)]
+    with screen_on(terminal) as screen:
+        screen.start(100, 0)
+        for step, result in enumerate(results):
+            screen.take(step + 1, result)
+        results[0].done.set()
+        results[2].done.set()  # Out of order, as no device does it.
+        wait_for(terminal, " 1/100")
+        assert not any("2/100" in frame for frame in terminal.frames())
+        results[1].done.set()
+        wait_for(terminal, " 3/100")
+
+
+def test_a_step_draws_nothing(terminal):
     """So a step never waits for the terminal, however slow that is."""
     stuck, released = threading.Event(), threading.Event()
 
@@ -205,8 +230,9 @@ def test_setting_the_step_draws_nothing(terminal):
         screen.start(10_000, 0)
         slow.slow = True
         assert stuck.wait(60)
+        result = Result()
         for step in range(10_000):
-            screen.step = step
+            screen.take(step, result)
         assert "9999" not in slow.getvalue()
         released.set()
 
