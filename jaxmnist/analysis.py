@@ -123,4 +123,4 @@ def interval(
     """How far 95 % confidence reaches below and above the proportions (Wilson 1927)."""
     p = right / of
     low, high = wilson_interval(p, of)
-    return np.stack([p - low, high - p])
+    return np.maximum([p - low, high - p], 0)  # At 0 and 1 rounding would make it less.
