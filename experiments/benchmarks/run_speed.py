@@ -3,13 +3,16 @@
 python -m experiments.benchmarks.run_speed --data_dir=DIR --output=FILE.json
 
 Runs and bare steps take turns. A run logs, evaluates and writes checkpoints as by default; its
-steps a second leave the evaluations out, as its results.json does. The bare step is the compiled
+steps a second leave the evaluations out, as its results.json does. It writes to a terminal, on
+which it draws its progress. The bare step is the compiled
 train_step called again and again on one batch. DIR holds the prepared MNIST.
 """
 
 import argparse
+import contextlib
 import json
 import os
+import pty
 import statistics
 import subprocess
 import sys
@@ -50,18 +53,28 @@ def bare_step(data_dir: str, steps: int) -> dict[str, float]:
     return {"step_ms": step_ms, "batch_ms": (time.perf_counter() - start) / steps * 1e3}
 
 
+def in_a_terminal(command: list[str], env: dict[str, str]) -> None:
+    """Runs a command whose standard output is a terminal, so that its line moves."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, stdout=theirs, env=os.environ | env)
+    os.close(theirs)
+    with contextlib.suppress(OSError), os.fdopen(ours, "rb", 0) as terminal:  # Until it hangs up.
+        while terminal.read(4096):
+            pass
+    if process.wait():
+        raise subprocess.CalledProcessError(process.returncode, command)
+
+
 def run(data_dir: str, steps: int, cache: str) -> dict[str, float]:
     """Seconds to the first step, and milliseconds a step after step 100, of a run."""
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
+        in_a_terminal(
             [
                 *(sys.executable, "-m", "jaxmnist.main", f"--workdir={folder}/run"),
                 *(f"--config.data_dir={data_dir}", f"--config.num_steps={steps}"),
                 "--config.allow_sample=False",
             ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": cache},
+            {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": cache, "TERM": "xterm"},
         )
         workdir = Path(folder) / "run"
         results = json.loads((workdir / "results.json").read_text())
