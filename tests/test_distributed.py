@@ -181,7 +181,7 @@ def test_a_signal_to_one_stops_all_with_a_checkpoint(together, tmp_path):
 
 MISTAKES = """
     import sys
-    from jaxmnist import distributed
+    from jaxmnist import distributed, main
     i, address, *runs = sys.argv[1:]
     distributed.join(address, 2, int(i))
     leave, distributed.join, distributed.leave = distributed.leave, lambda *_: None, lambda *_: None
@@ -208,10 +208,10 @@ def test_mistakes_in_one_process_end_all_with_a_sentence(tmp_path):
         started.append(
             subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
-    for process in started:
-        out, err = process.communicate()
+    for (out, err), process in zip([p.communicate() for p in started], started, strict=True):
         assert process.returncode == 1
-        assert [line for line in out.splitlines() if not line.startswith("[Gloo]")] == ["1", "1"]
+        said = [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+        assert said == ["1", "1"], err
         config, batch, workdir = err.splitlines()
         assert config.startswith("error: the config of process 1 is not that of process 0")
         assert batch.startswith("error: batch_size=21 is not allowed on 2 devices")
