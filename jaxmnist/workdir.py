@@ -221,6 +221,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except NotADirectoryError:
+        if not path.parent.is_file():
+            return None
         raise UserError(f"{path.parent} is a file: name the folder of a run.") from None
     except OSError as e:
         raise UserError(f"{path} cannot be read ({e.strerror}): see to that.") from None

@@ -60,10 +60,10 @@ def test_the_command_of_the_pods_is_one(monkeypatch):
     ]["containers"][0]
     assert container["command"] == ["python", "-m", "jaxmnist.main"]
     seen = []
-    monkeypatch.setattr("jaxmnist.main._command", lambda args, fields: seen.append((args, fields)))
+    monkeypatch.setattr("jaxmnist.main._command", seen.append)
     assert main(container["args"]) == 0
-    assert seen[0][0].workdir == "/runs/jaxmnist"
-    assert seen[0][1] == [("data_dir", "/runs/data")]
+    assert seen[0].workdir == "/runs/jaxmnist"
+    assert seen[0].config_fields == [("data_dir", "/runs/data")]
 
 
 def test_the_batch_file(tmp_path):

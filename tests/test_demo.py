@@ -263,7 +263,7 @@ def test_the_page_is_utf_8_in_every_locale():
         [sys.executable, "-c", code], env=os.environ | ascii_only, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    assert "Picture \\u2026</label>" in run.stdout
+    assert "Open picture \\u2026</label>" in run.stdout
 
 
 def test_too_many_pixels_are_refused_before_they_are_read(model, monkeypatch):
@@ -306,8 +306,11 @@ class Page:
         return [row.text for row in self.browser.find_elements("css selector", "#rows th")]
 
     def probabilities(self):
-        cells = self.browser.find_elements("css selector", "#rows td:last-child")
-        return [float(cell.text.removesuffix(" %")) for cell in cells]
+        # In one script: from call to call the page may get another answer.
+        script = (
+            "return [...document.querySelectorAll('#rows td:last-child')].map(x => x.innerText)"
+        )
+        return [float(text.removesuffix(" %")) for text in self.browser.execute_script(script)]
 
     def draw(self, points, release=True):
         """A stroke with the mouse along points from (-1, -1) to (1, 1)."""

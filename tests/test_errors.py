@@ -27,7 +27,7 @@ def test_the_first_line_of_an_error_is_never_empty(message, expected, typed):
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_what_cannot_be_written_is_lost(name, monkeypatch):
     write = {"stdout": errors.say, "stderr": errors.warn}[name]
-    output = errors.Output(name)
+    output = errors.Output(lambda: getattr(sys, name))
     closed = io.StringIO()
     closed.close()
     for stream in (None, closed, unwritable(), unwritable(errno.EPIPE)):

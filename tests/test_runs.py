@@ -521,7 +521,8 @@ def test_where_the_sample_stands_in_all_say_so(several, tmp_path, monkeypatch):
     """Also in workdirs of before, whose parent says "mnist"."""
     monkeypatch.setattr(datasets, "_reachable", lambda url: False)
     several.dataset, several.num_steps, several.num_seeds = "mnist", 2, 2
-    several.data_dir = str(tmp_path / "none")
+    several.data_dir, create = None, builders.create
+    monkeypatch.setattr(builders, "create", lambda name, _: create(name, str(tmp_path / "none")))
     for _ in range(2):
         results = runs.train_and_evaluate(several, tmp_path / "run")
         paths = [tmp_path / "run" / name for name in ("config.json", "seed-5/config.json")]

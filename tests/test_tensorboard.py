@@ -16,8 +16,9 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 import jaxmnist
 from jaxmnist import datasets, hooks, mistakes, runs, tensorboard
 from jaxmnist.errors import UserError
-from jaxmnist.logs import Screen, Stopwatch
+from jaxmnist.logs import Stopwatch
 from jaxmnist.records import Records
+from jaxmnist.screen import Screen
 from jaxmnist.sharding import Layout
 from jaxmnist.train_state import create_train_state
 from jaxmnist.workdir import Workdir
@@ -144,8 +145,7 @@ def test_a_trace_is_of_whole_calls(config, tmp_path, monkeypatch, start, many, c
     monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: called.append(*now))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: called.append(*now))
     config.num_steps, config.profile_steps = 100, "12:15"
-    screen = Screen(100, 0)
-    profile = tensorboard.Profile(config, tmp_path, screen, Stopwatch())
+    profile = tensorboard.Profile(config, tmp_path, Screen(), Stopwatch())
     step = start
     while step < 100:
         count = 1 if step % many else many
