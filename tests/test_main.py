@@ -231,9 +231,7 @@ def test_a_terminal_gets_a_line_that_moves(tmp_path):
     assert process.wait() == 130, text
     lines = [line.strip() for line in re.split("[\r\n]", text)]
     shown = "\n".join(lines)
-    assert re.search(
-        r"^. starting \d s(.|\n)*^. compiling \d+ s(.|\n)*^. .* \d+/100000 ", shown, re.M
-    )
+    assert re.search(r"^. starting \d+ s(.|\n)*^. .*\d+/100000  ", shown, re.M)
     assert re.search(r"^. .*\d+/100000  \d.* left  loss \d\.\d{4}  accuracy ", shown, re.M)
     assert any(re.fullmatch(r"step 100: test accuracy \d\.\d{4}, loss .*", line) for line in lines)
     told = "Ctrl-C: stopping after this step and writing a checkpoint; Ctrl-C again stops at once."
