@@ -20,7 +20,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxmnist import config as config_lib
 from jaxmnist import device, main
+from jaxmnist.workdir import Workdir
 from tests.conftest import unwritable
 
 RUN = {
@@ -399,3 +401,20 @@ def test_a_signal_that_a_callback_swallows_stops_all_the_same():
     process = shell('exec "$@"', body)
     out, err = process.communicate()
     assert (process.returncode, out, err) == (130, "", "stopped.\n")
+
+
+def test_the_sample_is_told_of_again_at_the_end(tmp_path, capsys):
+    """With what the experiment says that it reaches with MNIST, if it was trained as it stands."""
+    metrics = {"test": {"accuracy": 0.9, "loss": 0.3}, "step": 600, "seconds": {"total": 9.0}}
+    examples = {"train": 4000, "test": 1000}
+    results = metrics | {"dataset": {"name": "mnist_sample", "num_examples": examples}}
+    config = config_lib.load("experiments/quick.py")
+    for reaches, more in (
+        (config_lib.reported_accuracy("experiments/quick.py"), "99.03 %"),
+        (config_lib.reported_accuracy(None), "99.46 %"),
+        (None, ""),
+    ):
+        main._say_the_end(results, config, Workdir(tmp_path), reaches)
+        said = "trained on 4,000 sample digits, not on MNIST"
+        said += f"; with MNIST this experiment reaches {more}" if more else ""
+        assert said in capsys.readouterr().out.splitlines()
