@@ -30,9 +30,14 @@ class Examples:
 
 
 class Data:
-    """The data of runs, which stay on the devices for the next run that wants the same."""
+    """The data of runs, which stay on the devices for the next run that wants the same.
+
+    Attributes:
+      allow_sample: whether the sample may stand in, where a config allows it too.
+    """
 
     def __init__(self):
+        self.allow_sample = True
         self._key: Any = None
         self._loaded: tuple[datasets.Dataset, tuple[Examples, Examples]]
 
@@ -48,7 +53,8 @@ class Data:
         Process 0 alone reads, and gives them to the others. Raises UserError as datasets.load.
         """
         splits = [config.train_split, config.eval_split]
-        args = (config.dataset, splits, config.data_dir, config.allow_sample)
+        allow_sample = config.allow_sample and self.allow_sample
+        args = (config.dataset, splits, config.data_dir, allow_sample)
         if self._key != (args, layout.mesh):
             dataset = distributed.from_first(lambda: datasets.load(*args))
             train, test = (put_on_device(s.images, s.labels, layout) for s in dataset.splits)

@@ -250,10 +250,10 @@ def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
 
 def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
     """The network's layers, and the number of all their parameters."""
-    from jaxmnist.models import CNN, layer_table
+    from jaxmnist.models import layer_table
+    from jaxmnist.train_state import plain_network
 
-    network = CNN(dropout_rate=analysis.config.dropout_rate, num_classes=len(analysis.class_names))
-    layers = layer_table(network)
+    layers = layer_table(plain_network(analysis.config, len(analysis.class_names)))
     rows = [
         (layer.name, "x".join(map(str, layer.shape)), f"{layer.parameters:,}") for layer in layers
     ]

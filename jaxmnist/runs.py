@@ -60,8 +60,8 @@ def train_and_evaluate(
     since = 0.0 if is_command else device.process_seconds()
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
         distributed.check_same(config.to_json(), "the config")
-        if distributed.from_first(lambda: _open(cleanup, record, config)):
-            config.allow_sample = False
+        # What was trained on MNIST never goes on with the sample; its config stays as it was.
+        data.allow_sample = not distributed.from_first(lambda: _open(cleanup, record, config))
         screen = cleanup.enter_context(screen or Screen(quiet=not distributed.is_first()))
         if config.num_seeds == 1:
             return train([config], [record], data, screen, since, on_metrics=on_metrics)[0]

@@ -601,6 +601,13 @@ def test_a_run_on_mnist_never_goes_on_with_the_sample(config, tmp_path, monkeypa
     with pytest.raises(UserError, match=r"mnist is not in .*none, and .* cannot be reached"):
         runs.train_and_evaluate(config, tmp_path / "run")
     assert "sample" not in capsys.readouterr().err
+    splits = datasets.load("mnist_sample", ["train[:400]", "test[:200]"]).splits
+    found = datasets.Dataset("mnist", 10, splits)
+    monkeypatch.setattr(datasets, "load", lambda *args: found)
+    config.num_steps = 8
+    results = runs.train_and_evaluate(config, tmp_path / "run")  # They are there again.
+    assert results["step"] == 8
+    assert results["config"]["allow_sample"] is True  # As the user has it.
 
 
 def test_a_run_on_the_sample_is_not_taken_for_one_on_mnist(config, tmp_path):
