@@ -20,8 +20,8 @@ if typing.TYPE_CHECKING:
 
     from ml_collections import ConfigDict
 
-    from jaxmnist.inference import Model
-    from jaxmnist.input_pipeline import Data
+    from jaxmnist.data.input_pipeline import Data
+    from jaxmnist.trained.inference import Model
 
 __all__ = ["get_config", "load", "train_and_evaluate"]
 __version__ = "0.1.0"
@@ -84,6 +84,6 @@ def load(workdir: str | Path) -> Model:
       jaxmnist.errors.UserError: there is no such folder, or it holds no run, several, or no whole
         checkpoint.
     """
-    from jaxmnist import inference
+    from jaxmnist.trained import inference
 
     return inference.load(workdir)

@@ -21,7 +21,7 @@ from typing import Any
 
 from jaxmnist import __version__
 from jaxmnist.errors import REPLACE, STDOUT, Interrupted, UserError, warn
-from jaxmnist.screen import Screen
+from jaxmnist.record.screen import Screen
 
 # Of each verb: its module, and what it does.
 VERBS = {
@@ -109,7 +109,7 @@ def refuse_modules_without_a_command(argv: Sequence[str]) -> None:
     name = argv[argv.index("-m") + 1] if "-m" in argv[:-1] else ""
     package, _, module = name.partition(".")
     commands = {"__main__", *(module for module, _ in VERBS.values())}
-    path = Path(__file__).with_name(f"{module}.py")
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
     if package == "jaxmnist" and module not in commands and path.is_file():
         door = "python -m jaxmnist lists them"
         if module in VERBS:
@@ -331,8 +331,8 @@ def _release_streams() -> None:
 
 def _leave(status: int, words: str = "") -> None:
     """Ends this process' part in a run of several, if it had joined one."""
-    if "jaxmnist.distributed" in sys.modules:
-        sys.modules["jaxmnist.distributed"].leave(status, words)
+    if "jaxmnist.devices.distributed" in sys.modules:
+        sys.modules["jaxmnist.devices.distributed"].leave(status, words)
 
 
 def _silence_libraries() -> None:

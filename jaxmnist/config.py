@@ -263,7 +263,8 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
       config: of the run.
       training: whether it is to train; what it was trained with before may be evaluated anyhow.
     """
-    from jaxmnist import datasets, optimizers  # Here: the help needs neither tfds nor JAX.
+    from jaxmnist import optimizers
+    from jaxmnist.data import datasets
 
     check_types(config)
     for name, found in _FIELDS.items():
@@ -352,7 +353,7 @@ def profile_steps(config: ConfigDict) -> range:
 
 def eval_name(config: ConfigDict) -> str:
     """What to call the evaluation's split in metrics: "test", or "validation" if cut from train."""
-    from jaxmnist import datasets
+    from jaxmnist.data import datasets
 
     bases = {base for base, _, _ in datasets.slice_of(config.dataset, config.eval_split)}
     return "test" if bases == {"test"} else "validation"

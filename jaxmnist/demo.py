@@ -20,7 +20,7 @@ from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxmnist.inference import Model
+    from jaxmnist.trained.inference import Model
 
 MAX_BYTES = 10_000_000  # Of a picture.
 MAX_PIXELS = 25_000_000  # A telephone's 24 megapixels; 0.4 GB while it is prepared.
@@ -69,10 +69,11 @@ def _demo(workdir: str, host: str, port: int, browser: bool) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     import webbrowser
 
-    from jaxmnist import device, inference
+    from jaxmnist.devices import tuning
+    from jaxmnist.trained import inference
 
     listening = _listen(host, port)
-    device.cache_compilations()
+    tuning.cache_compilations()
     model = inference.load(workdir)
     app = create_app(model, host, _about(workdir, model))
     _warm_up(model)
@@ -89,7 +90,7 @@ def _about(workdir: str, model: "Model") -> str:
     """Which model it is, in words."""
     from jaxmnist import config as config_lib
     from jaxmnist.files import local_path
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
 
     about = f"{workdir}: {model.config.dataset}, step {model.step:,}"
     results = Workdir(local_path(workdir, "workdir")).load_results()
@@ -255,7 +256,8 @@ def answer(model: "Model", data: bytes) -> dict[str, Any]:
     Raises:
       UserError: no picture, or nothing on it.
     """
-    from jaxmnist import pictures, png
+    from jaxmnist.data import png
+    from jaxmnist.trained import pictures
 
     image = pictures.read(
         io.BytesIO(data), "the picture", model.preparation, _FORMATS, max_pixels=MAX_PIXELS

@@ -9,15 +9,18 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jaxmnist import builders, datasets, device, runs
 from jaxmnist import config as config_lib
-from jaxmnist.input_pipeline import ShuffledBatches, ordered_batches, put_on_device
+from jaxmnist import runs
+from jaxmnist.data import datasets, tfds_builders
+from jaxmnist.data.input_pipeline import ShuffledBatches, ordered_batches, put_on_device
+from jaxmnist.devices import machine
+from jaxmnist.devices.sharding import Layout
 from jaxmnist.models import layer_table
 from jaxmnist.optimizers import create_optimizer
-from jaxmnist.screen import Screen, duration
-from jaxmnist.sharding import Layout
+from jaxmnist.record.screen import Screen, duration
+from jaxmnist.record.workdir import Workdir
 from jaxmnist.train import jit_eval_step, jit_train_step
-from jaxmnist.train_state import (
+from jaxmnist.train_step import (
     IMAGE_SHAPE,
     TrainState,
     create_train_state,
@@ -25,7 +28,6 @@ from jaxmnist.train_state import (
     describe_network,
     plain_network,
 )
-from jaxmnist.workdir import Workdir
 
 _INDENT = " " * 10
 _SECONDS = 3.0  # Of measuring steps, and of measuring steps of an evaluation.
@@ -39,7 +41,7 @@ def describe(config: ConfigDict, record: Workdir, screen: Screen) -> str:
     Raises:
       UserError: the run would be refused.
     """
-    since = device.process_seconds()
+    since = machine.process_seconds()
     option = "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[option]
     jax.config.update(option, 1e9)  # A program that a cache would keep is something written.
@@ -57,7 +59,7 @@ def _describe(config: ConfigDict, record: Workdir, screen: Screen, since: float)
     at_once = config_lib.seeds_per_call(config, jax.default_backend())
     layout = Layout.create(at_once)
     layout.check(config.batch_size)
-    found = device.describe()
+    found = machine.describe()
     workdirs = [workdir for _, workdir in runs.each_seed(config, record)]
     steps = [max(workdir.checkpoint_steps(), default=0) for workdir in workdirs]
     lines = [
@@ -85,9 +87,9 @@ def _data(config: ConfigDict) -> str:
     )
     if config.dataset == datasets.SAMPLE:
         return f"{uses}\n{_INDENT}it comes with the package"
-    builder = builders.create(config.dataset, config.data_dir)
+    builder = tfds_builders.create(config.dataset, config.data_dir)
     where = f"prepared in {builder.data_dir}"
-    if not builders.is_prepared(builder):
+    if not tfds_builders.is_prepared(builder):
         where = f"not prepared in {builder.data_dir_root} yet: it would be downloaded"
         if config.dataset == "mnist" and config.allow_sample and config.data_dir is None:
             where += f";\n{_INDENT}where it cannot be, {datasets.SAMPLE} would stand in"
@@ -153,7 +155,7 @@ def _measure(
     in_steps, in_evaluations = left * seconds, evaluations * calls * eval_seconds
     whole = since + compiling + in_steps + in_evaluations
     temporary = getattr(step_fn.memory_analysis(), "temp_size_in_bytes", 0)
-    peak = device.peak_memory_bytes()
+    peak = machine.peak_memory_bytes()
     of_process = f"; about {peak / 2**20:,.0f} MiB for the whole process" if peak else ""
     plural = "s" * (evaluations > 1)
     return [

@@ -9,10 +9,10 @@ from jaxtyping import Float, UInt8
 
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
-from jaxmnist.screen import Screen
+from jaxmnist.record.screen import Screen
 
 if TYPE_CHECKING:
-    from jaxmnist.inference import Model
+    from jaxmnist.trained.inference import Model
 
 SUFFIXES = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -56,15 +56,16 @@ def _write(workdir: str, kind: str, output_file: str | None, data_dir: str | Non
     # Imported here, so that a mistyped flag is told of at once.
     import jax
 
-    from jaxmnist import device, inference, pictures
-    from jaxmnist.checkpoints import fingerprint
+    from jaxmnist.devices import tuning
     from jaxmnist.files import local_path, write_bytes, write_json
+    from jaxmnist.record.checkpoints import fingerprint
+    from jaxmnist.trained import inference, pictures
 
     output = local_path(workdir, "--workdir") / f"model{SUFFIXES[kind]}"
     if output_file is not None:
         output = local_path(output_file, "--output", as_pattern=False)
     build, check = {"onnx": (to_onnx, _run_onnx), "stablehlo": (to_stablehlo, _run_stablehlo)}[kind]
-    device.cache_compilations()
+    tuning.cache_compilations()
     model = inference.load(workdir, dtype="float32")
     dataset = inference.load_evaluation(model.config, data_dir)
     (test,) = dataset.splits
@@ -195,7 +196,7 @@ def to_stablehlo(model: "Model") -> bytes:
     """
     import jax
 
-    from jaxmnist.input_pipeline import to_float
+    from jaxmnist.data.input_pipeline import to_float
     from jaxmnist.models import CNN
 
     network = CNN(num_classes=len(model.class_names))

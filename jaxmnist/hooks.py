@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxmnist import device, distributed
+from jaxmnist.devices import distributed, machine
 from jaxmnist.errors import Interrupted, UserError, warn
-from jaxmnist.logs import Stopwatch
-from jaxmnist.records import Records
-from jaxmnist.screen import Screen
-from jaxmnist.train_state import TrainState
+from jaxmnist.record.journal import Records
+from jaxmnist.record.metrics import Stopwatch
+from jaxmnist.record.screen import Screen
+from jaxmnist.train_step import TrainState
 
 Metrics = dict[str, Float[Array, "*steps_and_runs"]]
 Hook = Callable[[int, TrainState, Metrics], None]
@@ -43,7 +43,7 @@ class FirstStep:
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if not self.seconds:
             jax.block_until_ready(metrics)
-            self.seconds = device.process_seconds() - self._since
+            self.seconds = machine.process_seconds() - self._since
 
 
 class Log:

@@ -83,7 +83,7 @@ def describe(path: Path) -> dict[str, Any]:
     default's; "split", "accuracy" of the newest evaluation, and "accuracy_std" over several
     seeds; "seconds" of training. What is not known is None.
     """
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
 
     row: dict[str, Any] = {"workdir": str(path), "date": None, "state": "damaged"}
     row |= dict.fromkeys(("step", "num_steps", "differs", "split", "accuracy", "accuracy_std"))
@@ -98,9 +98,10 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def _describe(record: Any) -> dict[str, Any]:
-    from jaxmnist import files, logs
+    from jaxmnist import files
     from jaxmnist.config import get_config
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record import metrics
+    from jaxmnist.record.workdir import Workdir
 
     config, default, results = record.load_config(), get_config(), record.load_results()
     several = config.num_seeds > 1
@@ -108,7 +109,7 @@ def _describe(record: Any) -> dict[str, Any]:
     if several:
         seeds = range(config.seed, config.seed + config.num_seeds)
         runs = [Workdir(record.path / f"seed-{seed}") for seed in seeds]
-    records = [list(logs.read_records(each)) for each in runs]
+    records = [list(metrics.read_records(each)) for each in runs]
     steps = [max(each.checkpoint_steps(), default=0) for each in runs]
     starts = [start for each in runs for start in each.load_run().get("starts", [])[:1]]
     written = datetime.datetime.fromtimestamp(record.config.stat().st_mtime, datetime.UTC)
@@ -159,7 +160,7 @@ def _accuracy(row: dict[str, Any]) -> str:
 
 
 def _cells(row: dict[str, Any], folder: Path) -> list[str]:
-    from jaxmnist.screen import duration
+    from jaxmnist.record.screen import duration
 
     path = Path(row["workdir"])
     date = datetime.datetime.fromisoformat(row["date"]).astimezone() if row["date"] else None

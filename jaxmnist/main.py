@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from jaxmnist.cli import Parser, command, run
 from jaxmnist.errors import UserError, say
-from jaxmnist.screen import Screen
+from jaxmnist.record.screen import Screen
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
 
 
 _OF_EVALUATION = ("dataset", "data_dir", "eval_split", "dtype", "eval_batch_size")
@@ -72,18 +72,19 @@ def _command(args: argparse.Namespace) -> None:
     with Screen(quiet=bool(args.process_id)) as screen:
         # Imported here, so that a mistyped flag is told of at once, and while the screen moves.
         from jaxmnist import config as config_lib
-        from jaxmnist import device, distributed, dry_run, runs
+        from jaxmnist import dry_run, runs
+        from jaxmnist.devices import distributed, tuning
         from jaxmnist.files import local_path
-        from jaxmnist.workdir import Workdir
+        from jaxmnist.record.workdir import Workdir
 
         record = Workdir(local_path(args.workdir, "--workdir"))
         distributed.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout)
         if not distributed.is_first():
             screen.close()
             screen.quiet = True
-        device.keep_freed_memory()
+        tuning.keep_freed_memory()
         if not args.dry_run:
-            device.cache_compilations()
+            tuning.cache_compilations()
         if args.mode == "eval":
             _evaluate(args, record, screen)
             return
@@ -107,7 +108,8 @@ def _command(args: argparse.Namespace) -> None:
 
 def _evaluate(args: argparse.Namespace, record: "Workdir", screen: Screen) -> None:
     from jaxmnist import config as config_lib
-    from jaxmnist import distributed, hooks, listing, runs
+    from jaxmnist import hooks, listing, runs
+    from jaxmnist.devices import distributed
 
     config = distributed.from_first(record.load_config)
     if config is None:
@@ -134,8 +136,8 @@ def _say_the_end(
 ) -> None:
     """What was reached, and the commands that come next."""
     from jaxmnist import config as config_lib
-    from jaxmnist import datasets
-    from jaxmnist import results as results_lib
+    from jaxmnist.data import datasets
+    from jaxmnist.record import results as results_lib
 
     done = results_lib.summary(results, config_lib.eval_name(config), record.path)
     say(done)

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from jaxmnist import pictures
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError, warn
 from jaxmnist.files import local_path
+from jaxmnist.trained import pictures
 
 _AT_ONCE = 200  # Pictures that are read before the next answers.
 _STDIN = "-"
@@ -49,9 +49,10 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 def _predict(workdir: str, images: list[str], as_json: bool) -> None:
     # Imported here, so that a mistyped flag is told of at once.
-    from jaxmnist import device, inference
+    from jaxmnist.devices import tuning
+    from jaxmnist.trained import inference
 
-    device.cache_compilations()
+    tuning.cache_compilations()
     model = inference.load(workdir)
     names, status = _names(images), 0
     while group := list(itertools.islice(names, _AT_ONCE)):

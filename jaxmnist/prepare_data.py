@@ -32,15 +32,15 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from jaxmnist import builders  # Here, so that a mistyped flag is told of at once.
+    from jaxmnist.data import tfds_builders
 
     source = local_path(args.source_dir, "--source_dir", as_pattern=False)
     if not source.is_dir():
         raise UserError(f"--source_dir={source}: there is no such folder.")
     data_dir = None if args.data_dir is None else str(local_path(args.data_dir, "--data_dir"))
-    builder = builders.create(args.dataset, data_dir)
-    is_new = not builders.is_prepared(builder)
-    builders.prepare(builder, source)
+    builder = tfds_builders.create(args.dataset, data_dir)
+    is_new = not tfds_builders.is_prepared(builder)
+    tfds_builders.prepare(builder, source)
     print(f"{args.dataset} {'is' if is_new else 'was already'} prepared in {builder.data_dir}")
     if data_dir is not None:
         print(f"runs find it with --config.data_dir={shlex.quote(data_dir)}")

@@ -10,10 +10,10 @@ import numpy as np
 
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
-from jaxmnist.screen import Screen
+from jaxmnist.record.screen import Screen
 
 if TYPE_CHECKING:
-    from jaxmnist.analysis import Analysis
+    from jaxmnist.trained.analysis import Analysis
 
 _SHOWN = 24  # Mistakes, until a cell is chosen: whole rows of four and of six.
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -58,14 +58,15 @@ def _write(
     except ImportError as e:
         raise UserError(f"the report needs {e.name}: pip install 'jaxmnist[report]'.") from None
     # Imported here, so that a mistyped flag is told of at once.
-    from jaxmnist import device, figures, mistakes, themes
+    from jaxmnist.devices import tuning
     from jaxmnist.files import local_path, write_bytes, write_text
+    from jaxmnist.trained import figures, mistakes, themes
 
     output = local_path(workdirs[0], "--workdir") / "report.html"
     if output_file is not None:
         output = local_path(output_file, "--output", as_pattern=False)
     workdirs = _comparable(workdirs)
-    device.cache_compilations()
+    tuning.cache_compilations()
     with screen.phase("evaluating"):
         runs = [analyse(workdir, data_dir) for workdir in workdirs]
     first = runs[0]
@@ -109,9 +110,10 @@ def _comparable(workdirs: list[str]) -> list[str]:
     Raises:
       UserError: one holds no run, or one that was evaluated on other examples than the first's.
     """
-    from jaxmnist import datasets, inference
+    from jaxmnist.data import datasets
     from jaxmnist.files import local_path
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
+    from jaxmnist.trained import inference
 
     each_once = {local_path(each, "workdir").resolve(): each for each in reversed(workdirs)}
     found = []
@@ -135,10 +137,11 @@ def _comparable(workdirs: list[str]) -> list[str]:
 
 def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
     """A run's newest model on its evaluation split; raises UserError as inference.load does."""
-    from jaxmnist import inference, logs
-    from jaxmnist.analysis import Analysis
     from jaxmnist.files import local_path
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record import metrics
+    from jaxmnist.record.workdir import Workdir
+    from jaxmnist.trained import inference
+    from jaxmnist.trained.analysis import Analysis
 
     record = Workdir(local_path(workdir, "workdir"))
     model = inference.load(workdir)
@@ -151,7 +154,7 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
         dataset=dataset.name,
         step=model.step,
         starts=[s for s in record.load_run().get("starts", []) if s["step"] < model.step],
-        records=[r for r in logs.read_records(record) if r["step"] <= model.step],
+        records=[r for r in metrics.read_records(record) if r["step"] <= model.step],
         results=results if results and results["step"] == model.step else None,
         class_names=model.class_names,
         split=split.upright(model.preparation),
@@ -166,8 +169,9 @@ def _as_base64(pictures: dict[str, bytes]) -> dict[str, str]:
 
 def _words(runs: "list[Analysis]") -> dict[str, Any]:
     """What the page says beside its figures."""
-    from jaxmnist import datasets, figures
-    from jaxmnist.results import wilson_interval
+    from jaxmnist.data import datasets
+    from jaxmnist.record.results import wilson_interval
+    from jaxmnist.trained import figures
 
     first = runs[0]
     low, high = wilson_interval(np.array(first.accuracy), np.array(len(first.split)))
@@ -202,7 +206,7 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
 
 def _mistakes(analysis: "Analysis") -> dict[str, Any]:
     """The confusion matrix, and the pictures of its cells."""
-    from jaxmnist import mistakes
+    from jaxmnist.trained import mistakes
 
     said = analysis.split.labels, analysis.classes, analysis.confidence
     kept = mistakes.of_each_cell(*said)
@@ -251,7 +255,7 @@ def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
 def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
     """The network's layers, and the number of all their parameters."""
     from jaxmnist.models import layer_table
-    from jaxmnist.train_state import plain_network
+    from jaxmnist.train_step import plain_network
 
     layers = layer_table(plain_network(analysis.config, len(analysis.class_names)))
     rows = [

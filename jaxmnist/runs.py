@@ -9,17 +9,19 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, device, distributed, hooks, listing
-from jaxmnist import results as results_lib
+from jaxmnist import hooks, listing
+from jaxmnist.data import datasets
+from jaxmnist.data.input_pipeline import Data
+from jaxmnist.devices import distributed, machine, tuning
+from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path, write_json
-from jaxmnist.inference import newest_state
-from jaxmnist.input_pipeline import Data
-from jaxmnist.screen import Screen
-from jaxmnist.sharding import Layout, fetch
+from jaxmnist.record import results as results_lib
+from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Workdir
 from jaxmnist.train import evaluate, jit_eval_step, train
-from jaxmnist.train_state import describe_network
-from jaxmnist.workdir import Workdir
+from jaxmnist.train_step import describe_network
+from jaxmnist.trained.inference import newest_state
 
 
 def train_and_evaluate(
@@ -50,14 +52,14 @@ def train_and_evaluate(
       Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
     """
     record, data = Workdir(local_path(workdir, "workdir")), data or Data()
-    device.check()
+    tuning.check()
     config_lib.check(config)
     config = config.copy_and_resolve_references()
     for count in {_at_once(config), config.num_seeds % _at_once(config) or _at_once(config)}:
         _check_batch(config, count)
     # A command begins with its process; a call in another program, or after another run, now.
-    is_command = data.is_empty() and device.command_line() is not None
-    since = 0.0 if is_command else device.process_seconds()
+    is_command = data.is_empty() and machine.command_line() is not None
+    since = 0.0 if is_command else machine.process_seconds()
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(record):
         distributed.check_same(config.to_json(), "the config")
         # What was trained on MNIST never goes on with the sample; its config stays as it was.
@@ -80,7 +82,7 @@ def evaluate_checkpoints(
     """
     screen = screen or Screen(quiet=True)
     record = Workdir(local_path(workdir, "workdir"))
-    device.check()
+    tuning.check()
     config_lib.check(config, training=False)
     saved = record.load_config() or config
     # What is fitted to the data is read from the checkpoint, so changing how is no evaluation.
@@ -138,7 +140,7 @@ def check_seeds(record: Workdir, config: ConfigDict, network: dict[str, Any]) ->
     Args:
       record: of the whole.
       config: of the whole.
-      network: as train_state.describe_network gives it.
+      network: as train_step.describe_network gives it.
     """
     record.check(config, ("dataset",))  # Which may be called MNIST where the sample stood in.
     for each, workdir in each_seed(config, record):
@@ -203,7 +205,7 @@ def _train_seeds(
             on_metrics,
         )
         results |= zip(group, found, strict=True)
-        since = device.process_seconds()
+        since = machine.process_seconds()
     return results_lib.over_seeds([results[i] or {} for i in range(len(configs))], config, began)
 
 

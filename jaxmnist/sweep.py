@@ -17,7 +17,7 @@ from jaxmnist.errors import Interrupted, UserError, first_line, say, warn
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
 
 Fields = list[tuple[str, str]]
 
@@ -50,13 +50,13 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 def _command(args: argparse.Namespace) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import config as config_lib
-    from jaxmnist import device
+    from jaxmnist.data.input_pipeline import Data
+    from jaxmnist.devices import tuning
     from jaxmnist.files import local_path, write_text
-    from jaxmnist.input_pipeline import Data
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
 
-    device.keep_freed_memory()
-    device.cache_compilations()
+    tuning.keep_freed_memory()
+    tuning.cache_compilations()
     folder, grid, valid = Workdir(local_path(args.workdir, "--workdir")), [], []
     resolved: dict[str | None, str] = {}
     for chosen in choices(args.sweep_fields):
@@ -126,7 +126,7 @@ def _resolve(config: "ConfigDict", resolved: dict[str | None, str]) -> None:
 
     `resolved` has what was found before, by data_dir.
     """
-    from jaxmnist import datasets
+    from jaxmnist.data import datasets
 
     if config.dataset == "mnist" and config.allow_sample:
         where = config.data_dir
@@ -137,7 +137,7 @@ def _resolve(config: "ConfigDict", resolved: dict[str | None, str]) -> None:
 
 def _validate(config: "ConfigDict") -> None:
     """Lets the last twelfth of the training set take the place of the test set."""
-    from jaxmnist import datasets
+    from jaxmnist.data import datasets
 
     if (config.train_split, config.eval_split) == ("train", "test"):
         ((_, _, count),) = datasets.slice_of(config.dataset, "train")
@@ -147,7 +147,7 @@ def _validate(config: "ConfigDict") -> None:
 
 def _check_splits(config: "ConfigDict") -> None:
     """Raises UserError if a choice by the evaluation would not be an honest one."""
-    from jaxmnist import datasets
+    from jaxmnist.data import datasets
 
     train, evaluation = (
         datasets.slice_of(config.dataset, split)
@@ -175,7 +175,7 @@ def _check_starts(runs: "Sequence[tuple[ConfigDict, Workdir]]") -> None:
 
     They have seen other schedules, so that one table cannot compare them.
     """
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
 
     first: tuple[Path, list[tuple[int, int]]] | None = None
     for config, workdir in runs:
@@ -217,7 +217,7 @@ def _told(continued: list[tuple[int, int]]) -> str:
 def _workdir(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Workdir":
     """Of a run: named by what was chosen, as far as every file system can, and unique."""
     from jaxmnist.config import changed_training
-    from jaxmnist.workdir import Workdir
+    from jaxmnist.record.workdir import Workdir
 
     text = ",".join(f"{name}={value}" for name, value in choice)
     name = re.sub(r"[^A-Za-z0-9_.,=()%+-]", "_", text)
@@ -238,9 +238,10 @@ def _workdir(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Workdi
 def _run(config, workdir, data) -> dict[str, Any]:
     """A row of the table, less what was chosen."""
     from jaxmnist import config as config_lib
-    from jaxmnist import datasets, runs
-    from jaxmnist import results as results_lib
-    from jaxmnist.train_state import describe_network
+    from jaxmnist import runs
+    from jaxmnist.data import datasets
+    from jaxmnist.record import results as results_lib
+    from jaxmnist.train_step import describe_network
 
     row: dict[str, Any] = {"accuracy": None, "accuracy_std": None, "loss": None, "loss_std": None}
     row |= {"step": None, "seconds": None, "workdir": workdir.path.name, "failed": ""}

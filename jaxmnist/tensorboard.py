@@ -7,13 +7,16 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, distributed, hooks, mistakes
-from jaxmnist.datasets import Split
-from jaxmnist.logs import Stopwatch
-from jaxmnist.records import Records
-from jaxmnist.screen import Screen
-from jaxmnist.sharding import Layout, fetch
-from jaxmnist.train_state import TrainState
+from jaxmnist import hooks
+from jaxmnist.data import datasets
+from jaxmnist.data.datasets import Split
+from jaxmnist.devices import distributed
+from jaxmnist.devices.sharding import Layout, fetch
+from jaxmnist.record.journal import Records
+from jaxmnist.record.metrics import Stopwatch
+from jaxmnist.record.screen import Screen
+from jaxmnist.train_step import TrainState
+from jaxmnist.trained import mistakes
 
 
 class Show:

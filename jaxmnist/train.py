@@ -16,22 +16,24 @@ from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist import datasets, device, hooks, tensorboard
-from jaxmnist import results as results_lib
+from jaxmnist import hooks, tensorboard
+from jaxmnist.data import datasets
+from jaxmnist.data.input_pipeline import Batch, Data, Examples, ShuffledBatches, ordered_batches
+from jaxmnist.devices import machine, tuning
+from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
-from jaxmnist.input_pipeline import Batch, Data, Examples, ShuffledBatches, ordered_batches
-from jaxmnist.logs import Stopwatch
-from jaxmnist.records import Records
-from jaxmnist.screen import Screen
-from jaxmnist.sharding import Layout, fetch
-from jaxmnist.train_state import (
+from jaxmnist.record import results as results_lib
+from jaxmnist.record.journal import Records
+from jaxmnist.record.metrics import Stopwatch
+from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Workdir
+from jaxmnist.train_step import (
     IMAGE_SHAPE,
     TrainState,
     create_train_state,
     data_keys,
     describe_network,
 )
-from jaxmnist.workdir import Workdir
 
 Answers = dict[str, Shaped[Array, "*runs batch"]]
 
@@ -110,7 +112,7 @@ def jit_train_step(count: int = 1, layout: Layout | None = None) -> jax.stages.W
         step if count == 1 else functools.partial(jax.lax.scan, step),
         donate_argnums=0,
         out_shardings=(layout.state, layout.everywhere),
-        compiler_options=device.compiler_options(),
+        compiler_options=tuning.compiler_options(),
     )
 
 
@@ -121,7 +123,7 @@ def jit_eval_step(layout: Layout | None = None) -> jax.stages.Wrapped:
     return jax.jit(
         layout.over_runs(eval_step, in_axes=(0, None)),
         out_shardings=(layout.everywhere, layout.batch()),
-        compiler_options=device.compiler_options(),
+        compiler_options=tuning.compiler_options(),
     )
 
 
@@ -271,7 +273,7 @@ def train(
             {
                 **seconds,
                 "train": watch.seconds(),
-                "total": device.process_seconds() - since,
+                "total": machine.process_seconds() - since,
             },
         )
         return records.finish(results, name, trained=start < last)

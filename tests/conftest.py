@@ -16,9 +16,10 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import jaxmnist
-from jaxmnist import datasets, main, runs
+from jaxmnist import main, runs
 from jaxmnist.config import get_config
-from jaxmnist.input_pipeline import put_on_device, to_float
+from jaxmnist.data import datasets
+from jaxmnist.data.input_pipeline import put_on_device, to_float
 
 LONGEST = ["test_distributed", "test_main", "test_sharding", "test_runs", "test_sweep"]
 
@@ -239,5 +240,5 @@ def command():
 @pytest.fixture
 def here(monkeypatch):
     """Calls the command in this process, whose memory stays as it is."""
-    monkeypatch.setattr("jaxmnist.device.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("jaxmnist.tuning.keep_freed_memory", lambda: None)
     return lambda *args, **flags: main.main([*(f"--{n}={v}" for n, v in flags.items()), *args])

@@ -20,7 +20,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxmnist import datasets, demo, inference, pictures, png
+from jaxmnist import demo
+from jaxmnist.data import datasets, png
+from jaxmnist.trained import inference, pictures
 
 pytest.importorskip("starlette", reason="needs the extra demo")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra demo")

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from jaxmnist import cli, device, dry_run
+from jaxmnist import cli, dry_run
 from tests.conftest import content
 
 SHORT = ["--dry_run", "--config.dataset=mnist_sample", "--config.batch_size=20"]

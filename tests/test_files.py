@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from jaxmnist import files
-from jaxmnist.checkpoints import Checkpoints
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path, lock
+from jaxmnist.record.checkpoints import Checkpoints
 
 BUSY = "another process is training in DIR"
 

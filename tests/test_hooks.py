@@ -12,11 +12,11 @@ import pytest
 
 from jaxmnist import hooks
 from jaxmnist.errors import Interrupted, UserError
-from jaxmnist.logs import MetricWriter, Stopwatch
-from jaxmnist.records import Records
-from jaxmnist.screen import Screen
-from jaxmnist.train_state import create_train_state
-from jaxmnist.workdir import Workdir
+from jaxmnist.record.journal import Records
+from jaxmnist.record.metrics import MetricWriter, Stopwatch
+from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Workdir
+from jaxmnist.train_step import create_train_state
 
 
 class FakeRecords(Records):

@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 
 from jaxmnist import config as config_lib
-from jaxmnist import device, main
-from jaxmnist.workdir import Workdir
+from jaxmnist import main
+from jaxmnist.devices import machine
+from jaxmnist.record.workdir import Workdir
 from tests.conftest import unwritable
 
 RUN = {
@@ -303,7 +304,7 @@ def test_a_run_in_a_thread(in_process, tmp_path, capsys):
     thread.join()
     assert found == [0], capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == before
-    assert results(tmp_path)["options"] == device.options()
+    assert results(tmp_path)["options"] == machine.options()
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from jaxmnist import datasets
-from jaxmnist.checkpoints import Checkpoints, fingerprint
 from jaxmnist.config import get_config
+from jaxmnist.data import datasets
+from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
-from jaxmnist.inference import Model
 from jaxmnist.optimizers import _optimizers, create_optimizer
-from jaxmnist.sharding import Layout, fetch
+from jaxmnist.record.checkpoints import Checkpoints, fingerprint
 from jaxmnist.train import eval_step
-from jaxmnist.train_state import TrainState
+from jaxmnist.train_step import TrainState
+from jaxmnist.trained.inference import Model
 
 
 def create(expression, learning_rate=0.1):

@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 import jaxmnist
-from jaxmnist import datasets, inference, png, predict
+from jaxmnist import predict
+from jaxmnist.data import datasets, png
+from jaxmnist.trained import inference
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The command that prepares data from archives."""
 
 from jaxmnist import prepare_data
-from jaxmnist.datasets import _SAMPLE_DIR
+from jaxmnist.data.datasets import _SAMPLE_DIR
 
 
 def test_a_users_mistakes(tmp_path, capsys):

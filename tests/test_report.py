@@ -14,14 +14,16 @@ import pytest
 from PIL import Image
 
 import jaxmnist
-from jaxmnist import datasets, inference, report, themes
-from jaxmnist.analysis import Analysis
+from jaxmnist import report
 from jaxmnist.config import get_config
-from jaxmnist.datasets import Split
+from jaxmnist.data import datasets
+from jaxmnist.data.datasets import Split
+from jaxmnist.trained import inference, themes
+from jaxmnist.trained.analysis import Analysis
 
 pytest.importorskip("matplotlib", reason="needs the extra report")
 pytest.importorskip("jinja2", reason="needs the extra report")
-figures = pytest.importorskip("jaxmnist.figures")
+figures = pytest.importorskip("jaxmnist.trained.figures")
 
 SHOWN = {"loss", "accuracy", "classes", "calibration", "filters"}  # As pictures, of one run.
 OVER_TIME = {"loss-by-time", "accuracy-by-time"}  # Of several.

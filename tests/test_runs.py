@@ -16,12 +16,14 @@ import pytest
 from jax.sharding import AbstractMesh
 
 import jaxmnist
-from jaxmnist import builders, cli, datasets, device, models, runs, train, train_state
-from jaxmnist import results as results_lib
+from jaxmnist import cli, models, runs, train, train_step
+from jaxmnist.data import datasets, tfds_builders
+from jaxmnist.devices import machine
+from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
-from jaxmnist.sharding import Layout
-from jaxmnist.train_state import create_train_state
-from jaxmnist.workdir import Workdir
+from jaxmnist.record import results as results_lib
+from jaxmnist.record.workdir import Workdir
+from jaxmnist.train_step import create_train_state
 from tests.conftest import content
 
 
@@ -40,7 +42,7 @@ def test_a_run_leaves_a_whole_record(config, tmp_path):
     assert all(value > 0 for value in results["seconds"].values())
     assert {"jax", "jaxlib", "python", "flax", "optax"} <= set(results["versions"])
     assert {"platform", "kind", "processor", "threads"} <= set(results["device"])
-    assert results["options"] == device.options()
+    assert results["options"] == machine.options()
     assert results["config"] == config.to_dict()
 
     records = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -91,14 +93,14 @@ def finished(once, config, tmp_path):
 
 def other_network(monkeypatch, **fields):
     """As if models.py had been edited."""
-    monkeypatch.setattr(train_state, "CNN", functools.partial(models.CNN, **fields))
-    train_state._create_model.cache_clear()
+    monkeypatch.setattr(train_step, "CNN", functools.partial(models.CNN, **fields))
+    train_step._create_model.cache_clear()
 
 
 @pytest.fixture
 def _network_again():
     yield
-    train_state._create_model.cache_clear()
+    train_step._create_model.cache_clear()
 
 
 @pytest.mark.usefixtures("_network_again")
@@ -179,8 +181,8 @@ def test_a_network_with_a_function_is_the_same_in_every_process(config, monkeypa
     class Net(models.CNN):
         activation: Callable = nn.gelu
 
-    monkeypatch.setattr(train_state, "CNN", Net)
-    fields = train_state.describe_network(config, 10)["fields"]
+    monkeypatch.setattr(train_step, "CNN", Net)
+    fields = train_step.describe_network(config, 10)["fields"]
     assert fields["activation"] == "gelu"
     assert fields["features"] == [32, 64]
 
@@ -247,7 +249,7 @@ def test_a_number_stands_beside_the_conditions_that_it_has(config, finished, mon
     assert "evaluated_with" not in found
 
     config.eval_split = "test[:200]"
-    elsewhere = device.describe() | {"processor": "another"}
+    elsewhere = machine.describe() | {"processor": "another"}
     monkeypatch.setattr(device, "describe", lambda: elsewhere)
     found = runs.train_and_evaluate(config, finished)
     assert found["device"] == before["device"]
@@ -521,7 +523,7 @@ def test_where_the_sample_stands_in_all_say_so(several, tmp_path, monkeypatch):
     """Also in workdirs of before, whose parent says "mnist"."""
     monkeypatch.setattr(datasets, "_reachable", lambda url: False)
     several.dataset, several.num_steps, several.num_seeds = "mnist", 2, 2
-    several.data_dir, create = None, builders.create
+    several.data_dir, create = None, tfds_builders.create
     monkeypatch.setattr(builders, "create", lambda name, _: create(name, str(tmp_path / "none")))
     for _ in range(2):
         results = runs.train_and_evaluate(several, tmp_path / "run")
@@ -573,7 +575,7 @@ def test_on_metrics_is_called_with_each_record_that_is_written(config, tmp_path)
 
 def test_a_workdir_alone_resumes_its_run(config, tmp_path, capsys, monkeypatch):
     """With the settings that are there, the data_dir included; more steps may be asked for."""
-    monkeypatch.setattr("jaxmnist.device.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("jaxmnist.tuning.keep_freed_memory", lambda: None)
     config.learning_rate = 0.01
     runs.train_and_evaluate(config, tmp_path / "run")
     assert cli.main(["train", f"--workdir={tmp_path}/run"]) == 0
@@ -594,8 +596,8 @@ def test_a_run_on_mnist_never_goes_on_with_the_sample(config, tmp_path, monkeypa
     path = tmp_path / "run/config.json"
     saved = json.loads(path.read_text()) | {"dataset": "mnist", "data_dir": None}
     path.write_text(json.dumps(saved))
-    monkeypatch.setattr("jaxmnist.datasets._reachable", lambda url: False)
-    create = builders.create
+    monkeypatch.setattr("jaxmnist.data.datasets._reachable", lambda url: False)
+    create = tfds_builders.create
     monkeypatch.setattr(builders, "create", lambda name, _: create(name, str(tmp_path / "none")))
     config.dataset, config.data_dir = "mnist", None
     with pytest.raises(UserError, match=r"mnist is not in .*none, and .* cannot be reached"):

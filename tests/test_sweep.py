@@ -9,11 +9,12 @@ import sys
 
 import pytest
 
-from jaxmnist import builders, models, runs, sweep, train, train_state
 from jaxmnist import config as config_lib
+from jaxmnist import models, runs, sweep, train
+from jaxmnist.data import tfds_builders
+from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
-from jaxmnist.sharding import Layout
-from jaxmnist.workdir import Workdir
+from jaxmnist.record.workdir import Workdir
 from tests.conftest import unwritable
 from tests.test_main import SHORT
 
@@ -32,7 +33,7 @@ def rows(workdir):
 @pytest.fixture(autouse=True)
 def _no_process_settings(monkeypatch):
     """The sweep runs in the tests' process, whose memory and cache are to stay as they are."""
-    monkeypatch.setattr("jaxmnist.device.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("jaxmnist.tuning.keep_freed_memory", lambda: None)
     previous = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, previous)
@@ -119,7 +120,7 @@ def test_several_seeds_of_each(tmp_path, capsys):
 def test_a_finished_run_of_another_network_is_in_no_table(tmp_path, monkeypatch, capsys):
     assert run(tmp_path, "--sweep.seed=0") == 0
     other = functools.partial(models.CNN, features=(16, 32))
-    monkeypatch.setattr(train_state, "CNN", other)
+    monkeypatch.setattr(train_step, "CNN", other)
     assert run(tmp_path, "--sweep.seed=0") == 1
     assert "holds a run of another network: Conv_0/bias" in rows(tmp_path)[0]["failed"]
 
@@ -260,8 +261,8 @@ def test_a_line_that_nobody_reads_is_no_failure_of_the_run(started, config, tmp_
 
 
 def test_the_sample_in_place_of_mnist_is_split_as_the_sample(started, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxmnist.datasets._reachable", lambda url: False)
-    create = builders.create
+    monkeypatch.setattr("jaxmnist.data.datasets._reachable", lambda url: False)
+    create = tfds_builders.create
     monkeypatch.setattr(builders, "create", lambda name, _: create(name, str(tmp_path / "none")))
     flags = ["--config.dataset=mnist"]
     assert run(tmp_path / "W", *flags, "--sweep.seed=0,1") == 0

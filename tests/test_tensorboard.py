@@ -14,14 +14,16 @@ from PIL import Image
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 import jaxmnist
-from jaxmnist import datasets, hooks, mistakes, runs, tensorboard
+from jaxmnist import hooks, runs, tensorboard
+from jaxmnist.data import datasets
+from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
-from jaxmnist.logs import Stopwatch
-from jaxmnist.records import Records
-from jaxmnist.screen import Screen
-from jaxmnist.sharding import Layout
-from jaxmnist.train_state import create_train_state
-from jaxmnist.workdir import Workdir
+from jaxmnist.record.journal import Records
+from jaxmnist.record.metrics import Stopwatch
+from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Workdir
+from jaxmnist.train_step import create_train_state
+from jaxmnist.trained import mistakes
 from tests.conftest import read_events
 
 

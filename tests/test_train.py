@@ -6,13 +6,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxmnist import cpu_layers, train
-from jaxmnist.checkpoints import fingerprint
-from jaxmnist.input_pipeline import Examples, ShuffledBatches
+from jaxmnist import train
+from jaxmnist.data.input_pipeline import Examples, ShuffledBatches
+from jaxmnist.devices import cpu_layers
+from jaxmnist.devices.sharding import Layout
 from jaxmnist.models import CNN
 from jaxmnist.optimizers import Optimizer
-from jaxmnist.sharding import Layout
-from jaxmnist.train_state import TrainState, create_train_state, data_keys
+from jaxmnist.record.checkpoints import fingerprint
+from jaxmnist.train_step import TrainState, create_train_state, data_keys
 from tests.test_models import reference
 
 

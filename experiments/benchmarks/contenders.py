@@ -42,24 +42,26 @@ class Ours:
         import jax
         from flax import traverse_util
 
-        from jaxmnist import device, input_pipeline, train, train_state
+        from jaxmnist import train, train_step
         from jaxmnist.config import get_config
+        from jaxmnist.data import input_pipeline
+        from jaxmnist.devices import tuning
 
         self._jax, self._train = jax, train
         self._flatten = functools.partial(traverse_util.flatten_dict, sep="/")
         if self.keeps_memory:
-            device.keep_freed_memory()
+            tuning.keep_freed_memory()
         config = get_config()
         config.optimizer = f"sgd(momentum={problem.momentum or None})"
         config.learning_rate = LEARNING_RATE
         config.schedule = "constant"
         config.dropout_rate = DROPOUT_RATE
         params = jax.device_put(traverse_util.unflatten_dict(problem.weights, sep="/"))
-        self._state = train_state.create_train_state(config).replace(params=params)
+        self._state = train_step.create_train_state(config).replace(params=params)
         images = input_pipeline.to_float(jax.device_put(problem.images))
         self._batch = {"image": images, "label": jax.device_put(problem.labels)}
         self._examples = input_pipeline.put_on_device(problem.eval_images, problem.eval_labels)
-        self._options = device.compiler_options()
+        self._options = tuning.compiler_options()
         self._step, self._eval_step = train.jit_train_step(), train.jit_eval_step()
 
     def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Arrays]:

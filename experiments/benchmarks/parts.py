@@ -22,10 +22,11 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 
-from jaxmnist import cpu_layers, device, train
+from jaxmnist import train
 from jaxmnist.config import get_config
+from jaxmnist.devices import cpu_layers, tuning
 from jaxmnist.models import MaxPool
-from jaxmnist.train_state import create_train_state
+from jaxmnist.train_step import create_train_state
 
 BATCH = 100
 ROUNDS = 8
@@ -66,7 +67,7 @@ def both_ways(function: Callable, argnums: tuple[int, ...]) -> Callable:
 def cases() -> dict[str, tuple[Callable, tuple]]:
     """What is timed: a compiled function and its arguments, by name."""
     normal = functools.partial(jax.random.normal, jax.random.key(0))
-    ours = functools.partial(jax.jit, compiler_options=device.compiler_options())
+    ours = functools.partial(jax.jit, compiler_options=tuning.compiler_options())
     found = {}
     layers = (
         ("conv 1", (28, 28, 1), (5, 5, 1, 32), (1, 2)),  # No one needs the images' gradient.
@@ -120,7 +121,7 @@ def make_step(donate: bool) -> tuple[Callable, tuple]:
     step_fn = jax.jit(
         train.train_step,
         donate_argnums=0 if donate else (),
-        compiler_options=device.compiler_options(),
+        compiler_options=tuning.compiler_options(),
     )
     return step_fn, (state, batch)
 
@@ -128,7 +129,7 @@ def make_step(donate: bool) -> tuple[Callable, tuple]:
 def time_step(keep_memory: bool, donate: bool) -> float:
     """Median milliseconds of the whole step, in this process."""
     if keep_memory:
-        device.keep_freed_memory()
+        tuning.keep_freed_memory()
     step_fn, (state, batch) = make_step(donate)
     seconds = []
     for _ in range(120):
@@ -141,7 +142,7 @@ def time_step(keep_memory: bool, donate: bool) -> float:
 
 def profile(count: int = 10) -> dict[str, float]:
     """Milliseconds of XLA's operations in a step; those that run at once both count."""
-    device.keep_freed_memory()
+    tuning.keep_freed_memory()
     step_fn, args = make_step(donate=False)
     jax.block_until_ready(step_fn(*args))
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +176,7 @@ def main() -> None:
                 command = [sys.executable, "-m", "experiments.benchmarks.parts"]
                 command += ["--step", str(keep), str(donate)]
                 steps[name].append(float(subprocess.check_output(command)))
-        device.keep_freed_memory()
+        tuning.keep_freed_memory()
         rows = time_cases(cases())
         rows |= {name: statistics.median(values) for name, values in steps.items()}
     print("| | ms |\n|---|---|")

@@ -27,12 +27,14 @@ def bare_step(data_dir: str, steps: int) -> dict[str, float]:
     """Milliseconds of a step, and of drawing a batch, called again and again in this process."""
     import jax
 
-    from jaxmnist import datasets, device, train
+    from jaxmnist import train
     from jaxmnist.config import get_config
-    from jaxmnist.input_pipeline import ShuffledBatches, put_on_device
-    from jaxmnist.train_state import create_train_state, split_seed
+    from jaxmnist.data import datasets
+    from jaxmnist.data.input_pipeline import ShuffledBatches, put_on_device
+    from jaxmnist.devices import tuning
+    from jaxmnist.train_step import create_train_state, split_seed
 
-    device.keep_freed_memory()
+    tuning.keep_freed_memory()
     split = datasets.load("mnist", ["train"], data_dir, allow_sample=False).splits[0]
     config = get_config()
     examples = put_on_device(split.images, split.labels)

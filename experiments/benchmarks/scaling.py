@@ -91,11 +91,12 @@ def step_ms() -> dict[str, float]:
     import jax
     import optax
 
-    from jaxmnist import device, train
+    from jaxmnist import train
     from jaxmnist.config import get_config
-    from jaxmnist.train_state import create_train_state
+    from jaxmnist.devices import tuning
+    from jaxmnist.train_step import create_train_state
 
-    device.keep_freed_memory()
+    tuning.keep_freed_memory()
     state, key = create_train_state(get_config()), jax.random.key(0)
     step_fn = train.jit_train_step()
 
@@ -134,8 +135,8 @@ def all_reduce_ms(coordinator: str, count: int, index: int) -> dict[str, float]:
     import numpy as np
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from jaxmnist import distributed
-    from jaxmnist.sharding import Layout
+    from jaxmnist.devices import distributed
+    from jaxmnist.devices.sharding import Layout
 
     distributed.join(coordinator, count, index)
     layout = Layout.create()

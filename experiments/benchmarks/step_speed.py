@@ -27,7 +27,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from experiments.benchmarks import contenders
-from jaxmnist import datasets, device
+from jaxmnist.data import datasets
+from jaxmnist.devices import machine
 from jaxmnist.models import CNN
 
 CONTENDERS = {
@@ -82,7 +83,7 @@ def _serve(connection: Connection, contender: type, problem: contenders.Problem)
         if method == "time":
             connection.send(_time(getattr(subject, args[0]), *args[1:]))
         elif method == "peak_memory":
-            connection.send(device.peak_memory_bytes())
+            connection.send(machine.peak_memory_bytes())
         else:
             connection.send(getattr(subject, method)(*args))
 
@@ -218,8 +219,8 @@ def main() -> int:
         "contenders": rows,
         "machine_gflops": rate,
         "gflop_per_step": gflop,
-        "device": device.describe(),
-        "versions": device.versions() | _versions("torch", "tensorflow-cpu", "tensorflow"),
+        "device": machine.describe(),
+        "versions": machine.versions() | _versions("torch", "tensorflow-cpu", "tensorflow"),
         **{name: value for name, value in vars(args).items() if name != "output"},
     }
     print(table(results))

@@ -1,0 +1,206 @@
+"""A dataset's name -> its splits as arrays: prepared by tfds, or the bundled sample."""
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from jaxtyping import Integer, UInt8
+
+from jaxmnist.data import idx, tfds_builders
+from jaxmnist.errors import UserError, first_line, warn
+from jaxmnist.trained import pictures
+
+SAMPLE = "mnist_sample"
+_SAMPLE_DIR = Path(__file__).parent / SAMPLE
+_SAMPLE_EXAMPLES = {"train": 4000, "test": 1000}
+_NETWORK_SECONDS = 8
+
+
+class _Unreachable(UserError):
+    """The data are not here, and could not be got."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split, or a slice of one, in host memory."""
+
+    images: UInt8[np.ndarray, "n 28 28 1"]
+    labels: Integer[np.ndarray, " n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def upright(self, preparation: pictures.Preparation) -> "Split":
+        """The same with its images as a person sees them."""
+        return Split(pictures.swap(self.images, preparation), self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """The splits that a run asked for, in its order, and the name of what they come from."""
+
+    name: str
+    num_classes: int
+    splits: list[Split]
+
+
+def names() -> list[str]:
+    """Every dataset that `load` knows."""
+    return [*tfds_builders.names(), SAMPLE]
+
+
+def class_names(name: str) -> list[str]:
+    """What each class of a dataset stands for; its data may still be missing."""
+    if name == SAMPLE:
+        return tfds_builders.class_names("mnist")
+    return tfds_builders.class_names(name)
+
+
+def preparation(name: str) -> pictures.Preparation:
+    """How a picture becomes an input of a network that was trained on a dataset.
+
+    As the papers of the datasets say that theirs were made: MNIST's (LeCun et al. 1998, section
+    III.A), Fashion-MNIST's (Xiao et al. 2017, section 2) and EMNIST's (Cohen et al. 2017, figure
+    1), whose published arrays have swapped axes. KMNIST's characters fill their images.
+    """
+    dataset, _, variant = name.partition("/")
+    strokes = {"method": "strokes", "box": 20, "centre": "mass", "swap_axes": False}
+    if dataset == "fashion_mnist":
+        photo = {"method": "photo", "box": pictures.SIZE, "centre": "box", "swap_axes": False}
+        return {"shows": "piece of clothing", **photo}
+    if dataset == "kmnist":
+        return {"shows": "character", **strokes, "box": pictures.SIZE, "centre": "box"}
+    if dataset == "emnist":
+        shows = {"digits": "digit", "mnist": "digit", "letters": "letter"}.get(variant, "character")
+        return {"shows": shows, **strokes, "box": 24, "centre": "box", "swap_axes": True}
+    return {"shows": "digit", **strokes}
+
+
+def num_classes(name: str) -> int:
+    """The number of classes of a dataset, whose data may still be missing."""
+    return len(class_names(name))
+
+
+def load(
+    name: str, splits: list[str], data_dir: str | None = None, allow_sample: bool = True
+) -> Dataset:
+    """Splits such as "train[:55000]" of a dataset, downloaded and prepared if need be.
+
+    Args:
+      name: one of `names()`.
+      splits: in tfds's syntax.
+      data_dir: tfds's folder; None is its default.
+      allow_sample: whether the bundled sample stands in for an "mnist" that is neither
+        prepared in tfds's default folder nor reachable. The result's name tells, and so does a
+        warning. Where a folder was named, it never does.
+
+    Raises:
+      UserError: no such split, or no data: how to get it.
+    """
+    if name == SAMPLE:
+        return _load_sample(splits)
+    slices = [slice_of(name, split) for split in splits]
+    builder = tfds_builders.create(name, data_dir)
+    if not tfds_builders.is_prepared(builder):
+        try:
+            _download(name, builder)
+        except _Unreachable:
+            if name != "mnist" or not allow_sample or data_dir is not None:
+                raise
+            warn(
+                "WARNING: this run uses 5,000 sample digits, NOT MNIST:\n"
+                "MNIST is neither prepared here, nor can it be reached.\n"
+                "With its four archives in a folder SOURCE, run\n"
+                "  jaxmnist prepare_data --source_dir=SOURCE"
+            )
+            return _load_sample(splits)
+        builder = tfds_builders.create(name, data_dir)  # Again: it reads on creation what is there.
+    bases = {base for parts in slices for base, _, _ in parts}
+    whole = {base: tfds_builders.read(builder, base) for base in bases}
+    return Dataset(name, num_classes(name), _cut(whole, slices))
+
+
+def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
+    """What a split in tfds's syntax names: [(base split, first example, end)].
+
+    Raises:
+      UserError: no such split, or an empty one.
+    """
+    counts = _SAMPLE_EXAMPLES if name == SAMPLE else tfds_builders.num_examples(name)
+    infos = {b: tfds.core.SplitInfo(b, [n], 0, filename_template=None) for b, n in counts.items()}
+    allowed = " and ".join(f"{base} ({n:,} examples)" for base, n in counts.items())
+    try:
+        parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(infos)
+    except (ValueError, NotImplementedError):
+        parts = []
+    ranges = [
+        (p.splitname, p.from_ or 0, counts[p.splitname] if p.to is None else p.to) for p in parts
+    ]
+    if not ranges or any(first >= end for _, first, end in ranges):
+        raise UserError(
+            f"{split!r} names no examples of {name}: it has {allowed}, which can be sliced as "
+            "in 'train[:80%]', 'train[100:200]' or 'train+test'."
+        )
+    return ranges
+
+
+def _load_sample(splits: list[str]) -> Dataset:
+    slices = [slice_of(SAMPLE, split) for split in splits]
+    whole = {}
+    for base, prefix in tfds_builders.MNIST.prefix.items():
+        images = idx.read_images(idx.find(_SAMPLE_DIR, f"{prefix}-images-idx3-ubyte"))
+        labels = idx.read_labels(idx.find(_SAMPLE_DIR, f"{prefix}-labels-idx1-ubyte"), 10)
+        whole[base] = images, labels
+    return Dataset(SAMPLE, num_classes(SAMPLE), _cut(whole, slices))
+
+
+def _cut(whole: tfds_builders.Arrays, slices: list[list[tuple[str, int, int]]]) -> list[Split]:
+    cut = []
+    for parts in slices:
+        images = [whole[base][0][first:end] for base, first, end in parts]
+        labels = [whole[base][1][first:end] for base, first, end in parts]
+        cut.append(Split(np.concatenate(images), np.concatenate(labels)))
+    return cut
+
+
+def _download(name: str, builder: tfds_builders.Builder) -> None:
+    folder = builder.data_dir_root
+    get_it = (
+        "To get it without internet, put its archives into a folder SOURCE and run\n  jaxmnist "
+        f"prepare_data --source_dir=SOURCE --dataset={name} --data_dir={folder}"
+    )
+    url = builder.urls()[0]
+    # tfds tries for minutes before it gives up, so ask first.
+    if not _reachable(url):
+        raise _Unreachable(f"{name} is not in {folder}, and {url} cannot be reached. {get_it}")
+    try:
+        tfds_builders.prepare(builder)
+    except UserError:
+        raise
+    except Exception as e:
+        raise _Unreachable(f"{name} could not be downloaded ({first_line(e)}). {get_it}") from e
+
+
+def _reachable(url: str) -> bool:
+    """Whether a server answers, within _NETWORK_SECONDS.
+
+    In a thread, because looking up a name has no timeout of its own.
+    """
+    answered = threading.Event()
+
+    def ask():
+        try:
+            requests.head(url, timeout=_NETWORK_SECONDS)
+            answered.set()
+        except requests.RequestException:
+            pass
+        finally:
+            done.set()
+
+    done = threading.Event()
+    threading.Thread(target=ask, daemon=True).start()
+    done.wait(_NETWORK_SECONDS)
+    return answered.is_set()

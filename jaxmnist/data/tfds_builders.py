@@ -1,0 +1,362 @@
+"""tfds builders of the MNIST family that need no TensorFlow, and what they prepare.
+
+The classes keep the name, version, features, URLs and checksums of tfds's own, so that
+`tfds.load` reads what they write, and they read what it wrote. Only what needs TensorFlow in
+tfds's `_split_generators` and `_generate_examples` is done otherwise: gzip for its extractor,
+PNG bytes for its encoder.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import string
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from jaxtyping import Int64, UInt8
+from tensorflow_datasets.core.download import checksums
+from tensorflow_datasets.image_classification import mnist as catalogue
+from tensorflow_datasets.proto import tf_example_pb2
+
+from jaxmnist.data import idx, png
+from jaxmnist.errors import STDERR, UserError, first_line
+from jaxmnist.files import local_path, lock
+
+SPLITS = ("train", "test")
+KINDS = ("images-idx3", "labels-idx1")
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+_INFO = "dataset_info.json"  # tfds writes it last.
+# SHA-256 of what an archive holds: unpacked, since gzip's own bytes differ from time to time.
+_CONTENT = {
+    "mnist": {
+        "train-images-idx3": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion_mnist": {
+        "train-images-idx3": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+}
+
+
+class Builder(catalogue.MNIST, skip_registration=True):
+    """Mixed into a builder of tfds's; `arrays` are taken instead of a download if there."""
+
+    arrays: Arrays | None = None
+    prefix = {"train": "train", "test": "t10k"}
+    num_examples = {"train": 60000, "test": 10000}
+    archived_examples: dict[str, int] = {}  # Where the archives have more.
+    class_names = list(string.digits)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        info = super()._info()
+        # It asks tfds's bucket, which tfds has switched off, and leaves an empty folder each time.
+        info.initialize_from_bucket = lambda: None
+        return info
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        arrays = self.arrays or self._fetch(dl_manager)
+        return {split: self._generate_examples(*arrays[split]) for split in SPLITS}
+
+    def _generate_examples(self, images, labels) -> Iterator[tuple[int, dict[str, Any]]]:
+        # tfds orders a split by a hash of its keys: the same keys give the same order.
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield i, {"image": io.BytesIO(png.encode(image)), "label": int(label)}
+
+    def stem(self, split: str, kind: str) -> str:
+        """An archive's name; `kind` is one of KINDS."""
+        return f"{self.prefix[split]}-{kind}-ubyte"
+
+    def read_archives(self, source_dir: Path) -> Arrays:
+        """The splits' images and labels, checked; raises UserError naming what is wrong."""
+        files = {(s, k): idx.find(source_dir, self.stem(s, k)) for s in SPLITS for k in KINDS}
+        arrays = self._parse(files)
+        for path in files.values():
+            self._check_sum(path)
+        return arrays
+
+    def _check_sum(self, path: Path) -> None:
+        """Whether an archive holds what it should: by its content, where that is known.
+
+        Of KMNIST tfds registers the sums of the gzipped archives; of EMNIST's archives, and of
+        what is not gzipped, nothing is known but what it is not.
+        """
+        found = hashlib.sha256(idx.content(path)).hexdigest()
+        name = path.name.removesuffix(".gz").replace(".idx", "-idx").removesuffix("-ubyte")
+        for dataset, sums in _CONTENT.items():
+            if found in sums.values() and dataset != self.name:
+                raise UserError(f"{path} is an archive of {dataset}, not of {self.name}.")
+        wanted = _CONTENT.get(self.name, {}).get(name)
+        if wanted and found != wanted:
+            raise UserError(
+                f"{path} holds something else than {self.name}'s {name}-ubyte (the SHA-256 of its "
+                f"content is {found}, not {wanted}): get it again from {self.URL}."
+            )
+        registered = checksums.get_all_url_infos().get(f"{self.URL}{path.name}")
+        if wanted or not registered or not idx.is_gzipped(path):
+            return
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != registered.checksum:
+            raise UserError(
+                f"{path}: its SHA-256 is {found}, not the registered {registered.checksum}: get it "
+                f"again from {self.URL} or, if it was only packed again, unpack it."
+            )
+
+    def _parse(self, files: dict[tuple[str, str], Path]) -> Arrays:
+        arrays = {}
+        for split in SPLITS:
+            images_path, labels_path = (files[split, kind] for kind in KINDS)
+            images = idx.read_images(images_path)
+            labels = idx.read_labels(labels_path, len(self.class_names))
+            for path, array in ((images_path, images), (labels_path, labels)):
+                if len(array) not in (self.num_examples[split], self.archived_examples.get(split)):
+                    raise UserError(
+                        f"{path} holds {len(array)} examples where {self.name}'s {split} split "
+                        f"has {self.num_examples[split]}: are train and test swapped?"
+                    )
+            if images.shape[1:] != catalogue.MNIST_IMAGE_SHAPE:
+                raise UserError(f"{images_path} holds images of {images.shape[1:3]}, not 28x28.")
+            count = self.num_examples[split]  # tfds takes the first ones.
+            arrays[split] = (images[:count], labels[:count])
+        return arrays
+
+    def urls(self) -> list[str]:
+        """What a download fetches."""
+        return [f"{self.URL}{self.stem(s, k)}.gz" for s in SPLITS for k in KINDS]
+
+    def _fetch(self, dl_manager) -> Arrays:
+        paths = dl_manager.download(self.urls())
+        keys = [(split, kind) for split in SPLITS for kind in KINDS]
+        return self._parse(dict(zip(keys, map(Path, paths), strict=True)))
+
+
+class MNIST(Builder, skip_registration=True):
+    name = "mnist"
+
+
+class FashionMNIST(Builder, catalogue.FashionMNIST, skip_registration=True):
+    name = "fashion_mnist"
+    class_names = [
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ]
+
+
+class KMNIST(Builder, catalogue.KMNIST, skip_registration=True):
+    name = "kmnist"
+    class_names = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
+
+
+class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
+    name = "emnist"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        config = self.builder_config
+        self.prefix = {split: f"emnist-{config.name}-{split}" for split in SPLITS}
+        self.num_examples = _emnist_examples(config)
+        if config.name == "letters":
+            self.archived_examples = {"train": 124800, "test": 20800}
+        self.class_names = _EMNIST_CLASSES[config.name]
+
+    def urls(self) -> list[str]:
+        return [self.URL]
+
+    def _fetch(self, dl_manager) -> Arrays:
+        """All variants come in one zip file of 560 MB; only this one's archives are unpacked."""
+        archive = Path(dl_manager.download(self.URL))
+        unpacked = archive.with_name(f"{archive.name}.{self.builder_config.name}")
+        try:
+            with zipfile.ZipFile(archive) as z:
+                for split in SPLITS:
+                    for kind in KINDS:
+                        z.extract(f"gzip/{self.stem(split, kind)}.gz", unpacked)
+            return self.read_archives(unpacked / "gzip")
+        finally:
+            shutil.rmtree(unpacked, ignore_errors=True)
+
+
+# As NIST's emnist-*-mapping.txt have them. Where a letter's two cases look alike, "merged"
+# variants have one class for both; "letters" has one for every letter, from 1, and tfds gives it
+# 37 classes, of which no example has the others.
+_MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
+_EMNIST_CLASSES = {
+    "byclass": list(string.digits + string.ascii_uppercase + string.ascii_lowercase),
+    "bymerge": list(_MERGED),
+    "balanced": list(_MERGED),
+    "letters": ["unused 0"]
+    + [f"{upper}{upper.lower()}" for upper in string.ascii_uppercase]
+    + [f"unused {label}" for label in range(27, 37)],
+    "digits": list(string.digits),
+    "mnist": list(string.digits),
+}
+
+
+def _emnist_examples(config: catalogue.EMNISTConfig) -> dict[str, int]:
+    return {"train": config.train_examples, "test": config.test_examples}
+
+
+_CLASSES: dict[str, type[Builder]] = {c.name: c for c in (MNIST, FashionMNIST, KMNIST, EMNIST)}
+_EMNIST_CONFIGS = {f"emnist/{c.name}": c for c in EMNIST.BUILDER_CONFIGS}
+
+
+def names() -> list[str]:
+    """The datasets that there are builders for, tfds's way: "mnist", "emnist/letters"."""
+    return [name for name in _CLASSES if name != "emnist"] + list(_EMNIST_CONFIGS)
+
+
+def class_names(name: str) -> list[str]:
+    """What each class of a dataset in `names()` stands for; all differ."""
+    dataset, _, config = name.partition("/")
+    return _EMNIST_CLASSES[config] if config else _CLASSES[dataset].class_names
+
+
+def num_examples(name: str) -> dict[str, int]:
+    """How many examples each split of a dataset in `names()` has."""
+    config = _EMNIST_CONFIGS.get(name)
+    return _emnist_examples(config) if config else _CLASSES[name].num_examples
+
+
+def create(name: str, data_dir: str | None) -> Builder:
+    """The builder of a dataset in `names()`; `data_dir` None is tfds's default folder.
+
+    Raises:
+      UserError: what lies in the folder cannot be read, or is damaged.
+    """
+    name, _, config = name.partition("/")
+    root = local_path(data_dir or tfds.core.constants.DATA_DIR, "data_dir")
+    folder = root / name / config / str(_CLASSES[name].VERSION)
+    try:
+        return _CLASSES[name](data_dir=str(root), **({"config": config} if config else {}))
+    except Exception as e:
+        _is_whole(folder)
+        raise _damaged(folder, e) from e
+
+
+def is_prepared(builder: Builder) -> bool:
+    """Whether the dataset is there; raises UserError if it cannot be read, or is there in part."""
+    return _is_whole(Path(builder.data_dir))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        files = [name for name in os.listdir(folder) if name == _INFO or "array_record" in name]
+        for name in files:
+            (folder / name).open("rb").close()
+        if _INFO in files:
+            return True
+    except FileNotFoundError:
+        return False
+    except OSError as e:
+        raise UserError(
+            f"{e.filename or folder} cannot be read ({e.strerror or e}): make it readable, or "
+            "choose another data_dir."
+        ) from None
+    raise _damaged(folder, f"it lacks {_INFO}")
+
+
+def _damaged(folder: str | Path, why: str | Exception) -> UserError:
+    why = why if isinstance(why, str) else first_line(why).rstrip(".")
+    return UserError(f"{folder} is damaged ({why}): delete that folder and prepare it again.")
+
+
+def prepare(builder: Builder, source_dir: Path | None = None) -> None:
+    """Writes the dataset as array_record, from `source_dir`'s archives or from its URLs.
+
+    Does nothing if it is there already. One process at a time: a second waits for the first.
+
+    Raises:
+      UserError: the archives are wrong, or the folder cannot be written. Nothing is left behind.
+    """
+    arrays = builder.read_archives(source_dir) if source_dir else None
+    root = Path(builder.data_dir_root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        busy = f"another process prepares {builder.name} in {root}"
+        with lock(root / f".{builder.name}.lock", busy, wait=True), _quiet():
+            # Asked under the lock: the process we waited for may have prepared it.
+            if not is_prepared(builder):
+                _write(builder, arrays)
+        config = builder.builder_config
+        _check_format(
+            create(f"{builder.name}/{config.name}" if config else builder.name, str(root))
+        )
+    except requests.RequestException:  # An OSError too, but no fault of the folder's.
+        raise
+    except (OSError, RuntimeError) as e:  # array_record's writer raises RuntimeError.
+        why = (getattr(e, "strerror", None) or first_line(e)).split(";")[0]
+        raise UserError(f"cannot write {root} ({why}): choose another data_dir.") from e
+
+
+def _write(builder: Builder, arrays: Arrays | None) -> None:
+    builder.arrays = arrays
+    builder.download_and_prepare(file_format="array_record")
+    try:  # The end of a file is what a full disk cuts off.
+        sources = {split: _source(builder, split) for split in SPLITS}
+        is_whole = all(
+            len(source) == builder.num_examples[split] and source[len(source) - 1]
+            for split, source in sources.items()
+        )
+    except Exception:
+        is_whole = False
+    if not is_whole:
+        shutil.rmtree(builder.data_dir, ignore_errors=True)
+        raise OSError("what was written is not whole")
+
+
+def read(
+    builder: Builder, split: str
+) -> tuple[UInt8[np.ndarray, "n 28 28 1"], Int64[np.ndarray, " n"]]:
+    """A whole prepared split, in tfds's order.
+
+    Raises:
+      UserError: it is in a format that needs TensorFlow, or damaged.
+    """
+    _check_format(builder)
+    try:
+        source = _source(builder, split)
+        records = source.__getitems__(range(len(source)))
+        features = [tf_example_pb2.Example.FromString(r).features.feature for r in records]
+        images = png.decode([f["image"].bytes_list.value[0] for f in features], 28, 28)
+        labels = np.array([f["label"].int64_list.value[0] for f in features], np.int64)
+    except Exception as e:
+        raise _damaged(builder.data_dir, e) from e
+    if len(labels) != builder.num_examples[split]:
+        held = f"its {split} split has {len(labels)} examples, not {builder.num_examples[split]}"
+        raise _damaged(builder.data_dir, held)
+    return images, labels
+
+
+def _source(builder: Builder, split: str) -> Any:
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return builder.as_data_source(split, deserialize_method=raw)
+
+
+def _check_format(builder: Builder) -> None:
+    if builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
+        raise UserError(
+            f"{builder.data_dir} holds {builder.info.file_format.value} files, which only "
+            "TensorFlow reads: prepare the data set as array_record in another folder (python -m "
+            "jaxmnist.prepare_data ... --data_dir=OTHER) and use that as data_dir."
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps tfds's bars for terminals, and its announcements off standard output."""
+    if not STDERR.isatty():
+        tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(sys.stderr if STDERR.isatty() else io.StringIO()):
+        yield

@@ -1,0 +1,1 @@
+"""What a run leaves behind: its workdir, and what it shows while it works."""

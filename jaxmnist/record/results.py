@@ -1,0 +1,208 @@
+"""What a run says of itself: its first line, results.json, its last line."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Integer
+from ml_collections import ConfigDict
+
+from jaxmnist import config as config_lib
+from jaxmnist.data.datasets import Dataset
+from jaxmnist.devices import machine
+from jaxmnist.devices.sharding import Layout
+from jaxmnist.models import layer_table, num_parameters
+from jaxmnist.record.checkpoints import fingerprint
+from jaxmnist.train_step import plain_network
+
+
+def introduction(
+    config: ConfigDict, dataset: Dataset, layout: Layout, compile_seconds: float
+) -> list[str]:
+    """The lines that a run starts with: what is trained, how and on what.
+
+    Args:
+      config: the run's.
+      dataset: its training and evaluation splits.
+      layout: of the runs that train at once.
+      compile_seconds: that XLA took.
+    """
+    found, processes = machine.describe(), jax.process_count()
+    train, test = dataset.splits
+    layers = layer_table(plain_network(config, dataset.num_classes))
+    shapes = [f"{x.name} {'x'.join(map(str, x.shape))}" for x in layers if x.parameters]
+    warmup = f" after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
+    seeds = f"{layout.num_runs} seeds at once" if layout.num_runs > 1 else f"seed {config.seed}"
+    epochs = f"{config.num_steps * config.batch_size / len(train):.3g}"
+    within = f" in {processes} processes" if processes > 1 else ""
+    return [
+        f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples",
+        f"network: {', '.join(shapes)}; {sum(x.parameters for x in layers):,} parameters",
+        f"training: {config.num_steps:,} steps of {config.batch_size} "
+        f"({epochs} epoch{'s' * (epochs != '1')}), {config.optimizer}, "
+        f"learning rate {config.learning_rate:g}, {config.schedule}{warmup}, {seeds}",
+        f"device: {found['count']} {found['kind']}{within} ({found['processor']}, "
+        f"{found['threads']} threads); compiled in {compile_seconds:.1f} s",
+    ]
+
+
+def collect(
+    configs: Sequence[ConfigDict],
+    dataset: Dataset,
+    state: dict[str, Any],
+    layout: Layout,
+    metrics: dict[str, list[dict[str, float]]],
+    seconds: dict[str, float],
+) -> list[dict[str, Any]]:
+    """What results.json holds of each of the runs that trained at once.
+
+    Args:
+      configs: the runs', whole.
+      dataset: its training and evaluation splits.
+      state: "step" and "params" at the end, of all runs, as NumPy arrays.
+      layout: of the runs.
+      metrics: the last ones of each run, by split.
+      seconds: by what they were spent on.
+    """
+    counts = zip(("train", config_lib.eval_name(configs[0])), dataset.splits, strict=True)
+    common = {"seconds": seconds, "peak_memory_bytes": machine.peak_memory_bytes()}
+    num_examples = {name: len(split) for name, split in counts}
+    found = {"device": machine.describe(), "versions": machine.versions()}
+    found["options"] = machine.options()
+    return [
+        {
+            "dataset": {"name": dataset.name, "num_examples": num_examples},
+            "step": int(each["step"]),
+            **{split: runs[i] for split, runs in metrics.items() if runs},
+            **common,
+            "params_sha256": fingerprint(each["params"]),
+            "num_parameters": num_parameters(each["params"]),
+            **found,
+            "config": config.to_dict(),
+        }
+        for i, (config, each) in enumerate(zip(configs, layout.each_run(state), strict=True))
+    ]
+
+
+def evaluated_again(before: dict[str, Any], now: dict[str, Any], split: str) -> dict[str, Any]:
+    """The results of a finished run whose last checkpoint was evaluated again.
+
+    Its training stays as it was recorded. What was evaluated is told by the new evaluation
+    alone, with the machine that it ran on where that is another one.
+
+    Args:
+      before: of results.json.
+      now: of this process.
+      split: that it evaluated.
+    """
+    others = {"test", "validation", "evaluated_with"} - {split}
+    results = {key: value for key, value in before.items() if key not in others}
+    results |= {split: now[split], "dataset": now["dataset"], "config": now["config"]}
+    machine = {key: now[key] for key in ("device", "versions", "options")}
+    if any(before.get(key, {}) != value for key, value in machine.items()):
+        results["evaluated_with"] = machine
+    return results
+
+
+def over_seeds(
+    results: Sequence[dict[str, Any]], config: ConfigDict, since: float
+) -> dict[str, Any]:
+    """What results.json holds of the same training with several seeds.
+
+    Of each metric the mean, the standard deviation (of a sample: over n - 1) and each value.
+    """
+    splits = [name for name in ("train", config_lib.eval_name(config)) if name in results[0]]
+    first = results[0]
+    return {
+        "dataset": first["dataset"],
+        "step": first["step"],
+        "seeds": [each["config"]["seed"] for each in results],
+        **{
+            split: {name: _spread([each[split][name] for each in results]) for name in first[split]}
+            for split in splits
+        },
+        "seconds": {"total": machine.process_seconds() - since},
+        "params_sha256": [each["params_sha256"] for each in results],
+        "starts": [each.get("starts", []) for each in results],
+        "device": first["device"],
+        "versions": first["versions"],
+        "options": first.get("options", {}),
+        "config": config.to_dict(),
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "std": std, "each": values}
+
+
+def learned_nothing(
+    metrics: dict[str, float], labels: Integer[np.ndarray, " n"], config: ConfigDict
+) -> str | None:
+    """What to say of a model that is no better than guessing; None of others.
+
+    Args:
+      metrics: of its last evaluation.
+      labels: of the examples.
+      config: of the run.
+    """
+    shares = np.bincount(labels) / len(labels)
+    shares = shares[shares > 0]
+    guessing = -float(np.sum(shares * np.log(shares)))
+    luck = 3 * float(np.sqrt(shares.max() * (1 - shares.max()) / len(labels)))
+    if metrics["loss"] < guessing - 0.01 or metrics["accuracy"] > shares.max() + luck:
+        return None
+    return (
+        f"WARNING: the model learned nothing: its loss, {metrics['loss']:.4f}, is no better than "
+        f"that of guessing, {guessing:.4f}. Try another learning rate ({config.learning_rate:g} "
+        "now; Adam and its kin want about 0.001), or more steps."
+    )
+
+
+def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
+    """The line that a run ends with; `name` is the evaluation's, such as "test"."""
+    metrics, seconds = results[name], results["seconds"]
+    if "seeds" in results:
+        accuracy = _describe(metrics["accuracy"], with_interval=True)
+        loss = _describe(metrics["loss"])
+        where = f"results.json, and seed-*/ with each run, are in {workdir}"
+    else:
+        count = results["dataset"]["num_examples"][name]
+        low, high = wilson_interval(np.array(metrics["accuracy"]), np.array(count))
+        accuracy = f"{metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
+        loss = f"{metrics['loss']:.4f}"
+        where = f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
+    in_all = ""
+    if "seeds" not in results and len(results.get("starts", [])) > 1:
+        in_all = f" ({seconds['train']:.0f} s of training in all)"
+    return (
+        f"done: {results['dataset']['name']} {name} accuracy {accuracy}, loss {loss} after "
+        f"{results['step']:,} steps in {seconds['total']:.0f} s{in_all}; {where}"
+    )
+
+
+def wilson_interval(
+    accuracy: Float[np.ndarray, "*k"], count: Integer[np.ndarray, "*k"]
+) -> Float[np.ndarray, "2 *k"]:
+    """The ends of the 95 % intervals of proportions of `count` examples (Wilson 1927)."""
+    z = statistics.NormalDist().inv_cdf(0.975)
+    centre = accuracy + z**2 / (2 * count)
+    half = z * np.sqrt(accuracy * (1 - accuracy) / count + z**2 / (4 * count**2))
+    return np.stack([centre - half, centre + half]) / (1 + z**2 / count)
+
+
+def _describe(spread: dict[str, Any], *, with_interval: bool = False) -> str:
+    """The mean, the standard deviation and each value; an accuracy's mean has its interval."""
+    mean, std, count = spread["mean"], spread["std"], len(spread["each"])
+    each = ", ".join(f"{value:.4f}" for value in spread["each"])
+    if with_interval and count > 1:  # Student 1908.
+        from scipy import special  # Here, since it takes a moment to load.
+
+        half = special.stdtrit(count - 1, 0.975) * std / math.sqrt(count)
+        low, high = max(mean - half, 0), min(mean + half, 1)
+        each = f"95 % interval of the mean {low:.4f} to {high:.4f}; {each}"
+    return f"{mean:.4f} ± {std:.4f} ({each})"

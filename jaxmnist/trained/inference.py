@@ -1,0 +1,361 @@
+"""A trained model: its newest checkpoint, loaded from a workdir and asked about pictures."""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Integer, Shaped
+from ml_collections import ConfigDict
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from jaxmnist import listing
+from jaxmnist.data import datasets
+from jaxmnist.data.input_pipeline import to_float
+from jaxmnist.devices import distributed, tuning
+from jaxmnist.devices.sharding import Layout, fetch
+from jaxmnist.errors import UserError
+from jaxmnist.files import local_path
+from jaxmnist.models import num_parameters
+from jaxmnist.record import checkpoints
+from jaxmnist.record.checkpoints import Checkpoints, saved_part
+from jaxmnist.record.metrics import read_records
+from jaxmnist.record.workdir import Workdir
+from jaxmnist.train_step import (
+    IMAGE_SHAPE,
+    TrainState,
+    create_train_state,
+    describe_network,
+)
+from jaxmnist.trained import pictures
+
+Picture = str | os.PathLike | Image.Image | ArrayLike
+
+_LARGEST_BATCH = 200
+_SHOWN = 8  # Answers, where there are many.
+
+
+class _Answers(NamedTuple):
+    classes: Integer[np.ndarray, "*n"]
+    probabilities: Float[np.ndarray, "*n classes"]
+
+
+class Predictions(_Answers):
+    """What a model says of pictures, or of one picture: then without the axis "n".
+
+    A pair, so that `classes, probabilities = model.predict(picture)` takes it apart.
+
+    Attributes:
+      classes: the most probable class of each.
+      probabilities: those of all classes, float32.
+      class_names: what each class stands for.
+    """
+
+    class_names: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        if self.classes.ndim == 0:
+            first, second = np.argsort(-self.probabilities, kind="stable")[:2]
+            of = self.probabilities
+            return f"Predictions({self._say(first, of)}, then {self._say(second, of)})"
+        count = len(self.classes)
+        each = map(self._say, self.classes[:_SHOWN], self.probabilities)
+        more = ["..."] if count > _SHOWN else []
+        what = "1 picture" if count == 1 else f"{count:,} pictures"
+        return f"Predictions({what}{': ' if count else ''}{', '.join([*each, *more])})"
+
+    def _say(self, chosen: np.integer, of: Float[np.ndarray, " classes"]) -> str:
+        name = self.class_names[int(chosen)] if self.class_names else chosen
+        return f"{name} ({of[chosen]:.4f})"
+
+
+class Model:
+    """A trained network.
+
+    Attributes:
+      config: of its training.
+      step: of the training step after which it is.
+      params: the network's, those to predict with, NumPy arrays.
+      trained_params: those that were trained, of which results.json has the fingerprint.
+      class_names: what each class stands for.
+      preparation: how a picture becomes an input: `datasets.preparation` of its dataset.
+      workdir: of its run; None for a model that is in none.
+      metrics: of the evaluation after that step, by split, such as {"test": {"loss": 0.03,
+        "accuracy": 0.99}}; {} where there was none.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        state: TrainState,
+        layout: Layout,
+        preparation: pictures.Preparation,
+        workdir: Path | None = None,
+        metrics: dict[str, dict[str, float]] | None = None,
+    ):
+        self.config = config
+        self.workdir, self.metrics = workdir, metrics or {}
+        self.step = int(fetch(state.step))
+        params = state.eval_params
+        self.params: dict[str, Any] = fetch(params)
+        self.trained_params: dict[str, Any] = fetch(state.params)
+        self.class_names = datasets.class_names(config.dataset)
+        self.preparation = preparation
+        self._layout, self._params = layout, params
+        self._apply = _jit_apply(state.apply_fn, layout)
+
+    def __repr__(self) -> str:
+        of = f" of {self.workdir}" if self.workdir else ""
+        found = [f"accuracy {m['accuracy']:.4f} on {split}" for split, m in self.metrics.items()]
+        facts = ", ".join([*found, f"{num_parameters(self.params):,} parameters"])
+        return f"Model({self.config.dataset}, step {self.step}{of}: {facts})"
+
+    def predict(self, images: Picture | Sequence[Picture]) -> Predictions:
+        """The most probable class of a picture, or of each of many, and all probabilities.
+
+        Pictures of any size, in grey or colour, dark on light or light on dark, become inputs as
+        they do in `python -m jaxmnist.predict`: a path, the Pillow image that it opens as, and
+        the array of that image's pixels have the same answer.
+
+        Only arrays of 28x28 grey levels are taken as they are, as the data sets have them: light
+        on dark, and as a person sees them (EMNIST's own arrays have swapped axes).
+
+        Args:
+          images: a picture, or a list of them. A picture is a path, a Pillow image or an array:
+            (height, width), grey, or (height, width, channels) with 1 to 4 channels: grey, grey
+            and opacity, RGB, RGBA. An array of many is (n, height, width) or has four axes. Levels
+            are integers in 0 to 255 or floating-point in [0, 1]; True is white; uint16 beyond
+            255 has 16 bits.
+
+        Raises:
+          UserError: a file or an image that is no picture, is damaged, or shows nothing.
+          ValueError: an array of another shape, type or range.
+        """
+        if isinstance(images, list | tuple) and all(_is_picture(each) for each in images):
+            each = [_one(x, f"images[{i}]", self.preparation) for i, x in enumerate(images)]
+            inputs, is_one = _join(each), False
+        elif _is_file(images):
+            inputs, is_one = _one(images, "the picture", self.preparation), True
+        else:
+            many, is_one = _as_many(np.asarray(images), "the picture")
+            names = ["the picture"] if is_one else [f"images[{i}]" for i in range(len(many))]
+            inputs = _from_array(many, names, self.preparation)
+        logits = self.logits(pictures.swap(inputs, self.preparation))
+        answers = logits.argmax(-1), _softmax(logits)
+        found = Predictions(*(x[0] for x in answers) if is_one else answers)
+        found.class_names = self.class_names
+        return found
+
+    def probabilities(
+        self, inputs: Shaped[np.ndarray, "n 28 28 1"]
+    ) -> Float[np.ndarray, "n classes"]:
+        """The probabilities of all classes, of inputs as the network's data set has them."""
+        return _softmax(self.logits(inputs))
+
+    def logits(self, inputs: Shaped[np.ndarray, "n 28 28 1"]) -> Float[np.ndarray, "n classes"]:
+        """The logits of uint8 inputs, or of float32 ones in [0, 1], as the data set has them."""
+        # Few sizes, each of which is compiled once: one image, or a batch that needs little memory
+        # and is the evaluation's by default, so that its classes come out to the bit.
+        most = min(self.config.eval_batch_size, _LARGEST_BATCH)
+        size = self._layout.round_up(1 if len(inputs) == 1 else most)
+        found = [np.empty((0, len(self.class_names)), np.float32)]
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+            batch = self._layout.put(padded, self._layout.examples)
+            found.append(fetch(self._apply(self._params, batch))[: len(part)])
+        return np.concatenate(found)
+
+
+def load(workdir: str | Path, dtype: str | None = None) -> Model:
+    """The model of a workdir's newest checkpoint.
+
+    Args:
+      workdir: of the run.
+      dtype: of the products, in place of the run's.
+
+    Raises:
+      UserError: the workdir holds no run, several, no whole checkpoint, or another network.
+    """
+    record = Workdir(local_path(workdir, "workdir"))
+    if not record.path.exists():
+        raise UserError(f"{workdir}: there is no such folder.")
+    config = record.load_config()
+    if config is None or config.num_seeds > 1:
+        there = listing.several(record.path)
+        raise UserError(
+            f"{there}. Name one of them."
+            if there
+            else f"{workdir} holds no run: train there first."
+        )
+    config.dtype = dtype or config.dtype
+    layout = Layout.create()
+    # A workdir from before this was recorded has it from its dataset.
+    preparation = record.load_run().get("preparation") or datasets.preparation(config.dataset)
+    state = newest_state(config, record, layout)
+    metrics = _metrics_after(int(fetch(state.step)), record)
+    return Model(config, state, layout, preparation, record.path, metrics)
+
+
+def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
+    """The split that a run was evaluated on; raises UserError as datasets.load does.
+
+    The sample never stands in for MNIST: it is a part of what a run on MNIST was trained on.
+
+    Args:
+      config: the run's.
+      data_dir: tfds's folder, in place of the run's.
+    """
+    where = config.data_dir if data_dir is None else str(local_path(data_dir, "data_dir"))
+    return datasets.load(config.dataset, [config.eval_split], where, allow_sample=False)
+
+
+def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainState:
+    """The state of a run's newest whole checkpoint, of which only what evaluation needs is read.
+
+    All processes call it, and process 0 reads.
+
+    Raises:
+      UserError: there is none, or it is of another network than today's.
+    """
+    num_classes = datasets.num_classes(config.dataset)
+    network = describe_network(config, num_classes)
+    distributed.from_first(lambda: record.check_network(network))
+    state = create_train_state(config, num_classes, layout)
+    parts = None if state.optimizer.averages else ("step", "params")
+    tree = distributed.from_first(lambda: _newest(record, saved_part(state), parts))
+    return state.replace(**layout.put(tree, layout.state))
+
+
+def _newest(
+    record: Workdir, shapes: dict[str, Any], parts: tuple[str, ...] | None
+) -> dict[str, Any]:
+    trees: list[dict[str, Any]] = []
+    if record.checkpoints.is_dir():
+        with contextlib.closing(Checkpoints(record.checkpoints, read_only=True)) as opened:
+            trees, _ = checkpoints.restore([opened], jax.device_get(shapes), parts)
+    if not trees:
+        raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
+    return trees[0]
+
+
+def _metrics_after(step: int, record: Workdir) -> dict[str, dict[str, float]]:
+    """The newest evaluation of a step, by split."""
+    evaluated = [r for r in read_records(record) if r["step"] == step and r["split"] != "train"]
+    return {r["split"]: {name: r[name] for name in ("loss", "accuracy")} for r in evaluated}
+
+
+@functools.cache
+def _jit_apply(apply_fn: Callable, layout: Layout) -> jax.stages.Wrapped:
+    def apply(
+        params: dict[str, Any], images: Shaped[Array, "n 28 28 1"]
+    ) -> Float[Array, "n classes"]:
+        x = to_float(images) if images.dtype == np.uint8 else images
+        return apply_fn({"params": params}, x)
+
+    return jax.jit(
+        apply, out_shardings=layout.everywhere, compiler_options=tuning.compiler_options()
+    )
+
+
+def _softmax(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    exp = np.exp(logits - logits.max(-1, keepdims=True))
+    return exp / exp.sum(-1, keepdims=True)
+
+
+def _is_file(picture: Any) -> bool:
+    return isinstance(picture, str | os.PathLike | Image.Image)
+
+
+def _is_picture(picture: Any) -> bool:
+    """Whether a list of such is one of pictures, and no array's rows or axes."""
+    return _is_file(picture) or getattr(picture, "ndim", 0) >= 2
+
+
+def _one(
+    picture: Any, name: str, preparation: pictures.Preparation
+) -> Shaped[np.ndarray, "1 28 28 1"]:
+    """The input that a picture becomes, upright."""
+    if not _is_file(picture):
+        many, is_one = _as_many(np.asarray(picture), name)
+        if not is_one:
+            raise ValueError(
+                f"{name}: an array of the shape {picture.shape} holds several pictures: list each "
+                "of them."
+            )
+        return _from_array(many, [name], preparation)
+    if not isinstance(picture, Image.Image):
+        name = str(picture)
+        picture = local_path(picture, "the picture", as_pattern=False)
+        if picture.is_dir():
+            raise UserError(f"{name} is a folder: name the pictures in it.")
+    return pictures.read(picture, name, preparation)[None, ..., None]
+
+
+def _as_many(images: np.ndarray, name: str) -> tuple[Shaped[np.ndarray, "n h w channels"], bool]:
+    """An array's pictures, uint8 or float32 in [0, 1], and whether it is of one alone."""
+    images, shape, channels = _levels(images, name), images.shape, range(1, 5)
+    if images.ndim == 2 or (images.ndim == 3 and shape[-1] not in channels):
+        images = images[..., None]
+    is_one = images.ndim == 3
+    images = images[None] if is_one else images
+    if images.ndim != 4 or images.shape[-1] not in channels or 0 in images.shape[1:]:
+        raise ValueError(
+            f"{name}: the array has the shape {shape}, which is no picture's: that is (height, "
+            "width) or (height, width, 1 to 4 channels), and of many one more axis, the first."
+        )
+    return images, is_one
+
+
+def _from_array(
+    images: Shaped[np.ndarray, "n h w channels"],
+    names: Sequence[str],
+    preparation: pictures.Preparation,
+) -> Shaped[np.ndarray, "n 28 28 1"]:
+    """The inputs that pictures become, upright."""
+    if images.shape[1:] == IMAGE_SHAPE:
+        return images
+    if images.dtype != np.uint8:
+        images = np.round(images * 255).astype(np.uint8)
+    if images.shape[-1] == 1:
+        images = images[..., 0]
+    each = [
+        pictures.read(Image.fromarray(x), name, preparation)[None, ..., None]
+        for x, name in zip(images, names, strict=True)
+    ]
+    return _join(each)
+
+
+def _levels(images: np.ndarray, name: str) -> np.ndarray:
+    """Grey levels or colours as uint8, or as float32 in [0, 1]."""
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype == bool:
+        return images * np.uint8(255)
+    if np.issubdtype(images.dtype, np.floating):
+        if not ((images >= 0) & (images <= 1)).all():
+            raise ValueError(
+                f"{name}: floating-point levels must be in [0, 1], and integers in 0 to 255."
+            )
+        return images.astype(np.float32)
+    if not np.issubdtype(images.dtype, np.integer):
+        raise ValueError(
+            f"{name} is no path, no Pillow image and no array of numbers, but {images.dtype}: give "
+            "one of these, or a list."
+        )
+    if ((images >= 0) & (images <= 255)).all():
+        return images.astype(np.uint8)
+    if images.dtype == np.uint16:
+        return (images >> 8).astype(np.uint8)
+    raise ValueError(f"{name}: levels of type {images.dtype} must be in 0 to 255.")
+
+
+def _join(inputs: list[np.ndarray]) -> Shaped[np.ndarray, "n 28 28 1"]:
+    if any(each.dtype != np.uint8 for each in inputs):
+        inputs = [x / np.float32(255) if x.dtype == np.uint8 else x for x in inputs]
+    return np.concatenate([np.empty((0, *IMAGE_SHAPE), np.uint8), *inputs])

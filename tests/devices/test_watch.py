@@ -1,0 +1,90 @@
+"""A process that ended is noticed, and one that says nothing is not taken for such."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from jaxmnist.devices import distributed, watch
+
+CALL = "import sys; from jaxmnist import watch; _ = watch.call(*sys.argv[1:]); sys.stdin.read()"
+
+
+class Watched(watch.Watch):
+    """Of the process at the other end of a connection, with its answers."""
+
+    def __init__(self, other):
+        self.has_lost = threading.Event()
+        super().__init__([other], self.has_lost.set)
+
+    def is_over(self):
+        return not self._thread.is_alive()
+
+
+@pytest.fixture
+def desk():
+    """A desk at which a stranger calls first."""
+    desk = watch.Desk()
+    with socket.create_connection(("localhost", int(desk.name.split()[0]))) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n")
+        yield desk
+
+
+@pytest.fixture
+def ends(desk):
+    """The connection of process 0 and of another: its two ends."""
+    with watch.call("localhost", desk.name) as other:
+        (first,) = desk.accept(1)
+        with first:
+            yield first, other
+
+
+def test_who_ends_is_lost(ends, monkeypatch):
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 0)
+    first = Watched(ends[0])
+    ends[1].close()
+    assert first.has_lost.wait(60)
+
+
+def test_who_is_done_and_ends_is_not_lost(ends, monkeypatch):
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 60)
+    first, second = map(Watched, ends)
+    first.done()
+    second.wait()
+    assert second.is_over()
+    assert not first.is_over()
+    second.done()
+    ends[1].close()
+    first.wait()
+    assert first.is_over()
+
+
+def test_who_is_stopped_is_waited_for_and_who_is_killed_is_not(desk, monkeypatch):
+    """The kernel answers for a process that does not run, many times as often as may be missed."""
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 0)
+    for name in watch._KEEPALIVE:
+        monkeypatch.setitem(watch._KEEPALIVE, name, 1)
+    command = [sys.executable, "-c", CALL, "localhost", desk.name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
+        (connection,) = desk.accept(1)
+        other.send_signal(signal.SIGSTOP)
+        with connection:
+            first = Watched(connection)
+            assert not first.has_lost.wait(5)
+            other.kill()
+            assert first.has_lost.wait(60)
+
+
+def test_who_fails_itself_is_not_ended(monkeypatch):
+    ended = []
+    monkeypatch.setattr(distributed.os, "_exit", ended.append)
+    monkeypatch.setattr(distributed, "_bequeath", lambda words: None)
+    monkeypatch.setattr(distributed, "_fails", threading.Event())
+    distributed._end()
+    assert ended == [1]
+    distributed._fails.set()
+    distributed._end()
+    assert ended == [1]

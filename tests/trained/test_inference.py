@@ -1,0 +1,288 @@
+"""A model that was loaded says what the evaluation of its run said."""
+
+import copy
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+import jaxmnist
+from jaxmnist import predict, runs
+from jaxmnist.config import get_config
+from jaxmnist.data import datasets
+from jaxmnist.errors import UserError
+from jaxmnist.trained import inference
+
+
+def test_the_package_is_imported_at_once_and_says_what_it_has():
+    code = "import sys, jaxmnist; help(jaxmnist); print('jax' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.endswith("False\n")
+    for signature in (
+        "get_config() -> 'ConfigDict'",
+        "load(workdir: 'str | Path') -> 'Model'",
+        "train_and_evaluate(config: 'ConfigDict', workdir: 'str | Path', ",
+    ):
+        assert signature in run.stdout
+    assert set(jaxmnist.__all__) == {"get_config", "load", "train_and_evaluate"}
+
+
+def test_the_loaded_model_is_as_accurate_as_the_results_say(trained, model, test_split):
+    results = json.loads((trained / "results.json").read_text())
+    found = model.predict(test_split.images)
+    assert model.step == 120
+    assert np.mean(found.classes == test_split.labels) == results["test"]["accuracy"]
+    assert results["test"]["accuracy"] > 0.9
+    of_label = np.take_along_axis(found.probabilities, test_split.labels[:, None].astype(int), 1)
+    assert -np.log(of_label).mean() == pytest.approx(results["test"]["loss"], rel=1e-4)
+
+
+def test_every_way_to_hand_over_the_same_images_gives_the_same(model, test_split):
+    images = test_split.images[:7]
+    classes, probabilities = model.predict(images)
+    assert classes.shape == (7,)
+    assert probabilities.shape == (7, 10)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    scaled = images / 255
+    for same in (images[..., 0], scaled, scaled[..., 0], scaled.astype(np.float32)):
+        found = model.predict(same)
+        np.testing.assert_array_equal(found.classes, classes)
+        np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-6)
+    for i in (0, 6):
+        for one in (images[i], images[i, ..., 0], scaled[i]):
+            found = model.predict(one)
+            assert found.classes.shape == ()
+            assert found.classes == classes[i]
+            np.testing.assert_allclose(found.probabilities, probabilities[i], atol=1e-6)
+
+
+def test_images_are_upright_whatever_the_network_was_trained_on(model, test_split):
+    emnist = copy.copy(model)
+    emnist.preparation = datasets.preparation("emnist/digits")
+    inputs = test_split.images[:5]
+    upright = inputs.swapaxes(1, 2)
+    wanted = model.predict(inputs)
+    for images in (upright, upright[..., 0], upright / 255):
+        found = emnist.predict(images)
+        np.testing.assert_array_equal(found.classes, wanted.classes)
+        np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-6)
+    assert emnist.predict(upright[3]).classes == wanted.classes[3]
+    np.testing.assert_array_equal(emnist.logits(inputs), model.logits(inputs))
+    np.testing.assert_array_equal(emnist.probabilities(inputs), wanted.probabilities)
+
+
+def test_few_images_need_little_memory_and_many_get_the_evaluations_classes(model, test_split):
+    sizes, apply = set(), model._apply
+    greedy = copy.copy(model)
+    greedy.config = model.config.copy_and_resolve_references()
+    greedy.config.eval_batch_size = 20_000
+    greedy._apply = lambda params, images: (sizes.add(len(images)), apply(params, images))[1]
+    found = [greedy.predict(test_split.images[:n]).classes for n in (1, 2, 201, 1000)]
+    assert len(sizes) <= 2
+    assert max(sizes) <= greedy._layout.round_up(200)
+    np.testing.assert_array_equal(found[-1], model.predict(test_split.images).classes)
+
+
+def as_pictures(image):
+    """A digit of the data set as pictures of several kinds: (file's name, the picture)."""
+    large = Image.fromarray(image).resize((140, 140), Image.Resampling.BICUBIC)
+    paper = ImageOps.invert(large)
+    colour = ImageOps.colorize(large, "ivory", "navy")
+    cut_out = Image.new("RGB", large.size, "navy")
+    cut_out.putalpha(large)
+    return [
+        ("small.png", Image.fromarray(image)),
+        ("small-colour.png", Image.fromarray(image).convert("RGB")),
+        ("large.png", large),
+        ("paper.png", paper),
+        ("paper.jpg", ImageOps.expand(paper, (40, 10, 0, 30), 255)),
+        ("colour.png", colour),
+        ("cut-out.png", cut_out),
+        ("opacity.png", cut_out.convert("LA")),
+        ("ink.png", paper.point(lambda level: 255 * (level > 127)).convert("1")),
+        ("sixteen.png", Image.fromarray(np.asarray(paper).astype(np.uint16) * 257)),
+    ]
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.classes, b.classes)
+    np.testing.assert_array_equal(a.probabilities, b.probabilities)
+
+
+def test_a_picture_is_a_picture_however_it_comes(trained, model, test_split, tmp_path, capsys):
+    """A path, its text, a Pillow image, the array of its pixels, a list: as the command has it."""
+    made = as_pictures(test_split.images[0, ..., 0])
+    for name, picture in made:
+        picture.save(tmp_path / name)
+    paths = [tmp_path / name for name, _ in made]
+    assert predict.main([f"--workdir={trained}", "--json", *map(str, paths)]) == 0
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    listed = model.predict(paths)
+    assert [each["classes"] for each in said] == listed.classes.tolist()
+    np.testing.assert_allclose(
+        [each["probabilities"] for each in said], listed.probabilities, rtol=1e-5, atol=1e-9
+    )
+    assert np.mean(listed.classes == test_split.labels[0]) > 0.85
+    for path in paths:
+        wanted = model.predict(path)
+        same(model.predict(str(path)), wanted)
+        with Image.open(path) as picture:
+            before = picture.tobytes()
+            same(model.predict(picture), wanted)
+            assert picture.tobytes() == before
+            pixels = np.asarray(picture)
+        same(model.predict(pixels), wanted)
+        if pixels.dtype != np.uint16:  # A list has lost how many bits its levels have.
+            same(model.predict(pixels.tolist()), wanted)
+        if pixels.dtype == np.uint8:
+            same(model.predict(pixels.astype(np.int64)), wanted)
+            if pixels.shape != (28, 28):  # Its floating-point levels are taken as they are.
+                same(model.predict(pixels / 255), wanted)
+    mixed = [paths[0], str(paths[3]), made[5][1], np.asarray(made[2][1]) / 255, made[0][1]]
+    found = model.predict(mixed)
+    np.testing.assert_allclose(
+        found.probabilities, listed.probabilities[[0, 3, 5, 2, 0]], atol=1e-6
+    )
+
+
+def test_a_photo_that_its_camera_held_sideways_is_turned(model, test_split, tmp_path):
+    upright = as_pictures(test_split.images[0, ..., 0])[3][1]
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # To be turned clockwise.
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    same(model.predict(tmp_path / "turned.png"), model.predict(upright))
+    same(model.predict(Image.open(tmp_path / "turned.png")), model.predict(upright))
+
+
+def test_a_photo_of_clothing_is_one_however_it_comes(model, test_split, tmp_path):
+    fashion = copy.copy(model)
+    fashion.preparation = datasets.preparation("fashion_mnist")
+    for name, picture in as_pictures(test_split.images[0, ..., 0]):
+        picture.save(tmp_path / name)
+        with Image.open(tmp_path / name) as opened:
+            wanted = fashion.predict(tmp_path / name)
+            same(fashion.predict(opened), wanted)
+            same(fashion.predict(np.asarray(opened)), wanted)
+
+
+def test_an_array_of_many_pictures_is_answered_as_each(model, test_split):
+    large = np.stack(
+        [np.asarray(as_pictures(image)[3][1]) for image in test_split.images[:4, ..., 0]]
+    )
+    wanted = model.predict(list(large))
+    for many in (large, large[..., None], np.repeat(large[..., None], 3, -1), large / 255):
+        same(model.predict(many), wanted)
+
+
+@pytest.mark.parametrize("of_none", [[], np.zeros((0, 28, 28), np.uint8), np.zeros((0, 99, 99))])
+def test_no_images_give_no_answers(model, of_none):
+    found = model.predict(of_none)
+    assert found.classes.shape == (0,)
+    assert found.probabilities.shape == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "words"),
+    [
+        (np.zeros(28), ValueError, r"the picture: the array has the shape \(28,\)"),
+        (np.zeros((2, 28, 28, 5)), ValueError, "shape"),
+        (np.zeros((0, 28)), ValueError, "shape"),
+        (np.zeros((1, 2, 28, 28, 1)), ValueError, "shape"),
+        (np.full((28, 28), 256), ValueError, "levels of type int64 must be in 0 to 255"),
+        (np.full((99, 99), -1), ValueError, "levels of type int64 must be in 0 to 255"),
+        (np.full((28, 28), 255.0), ValueError, r"\[0, 1\]"),
+        (np.full((28, 28), np.nan), ValueError, r"\[0, 1\]"),
+        ([np.zeros((3, 99, 99))], ValueError, r"images\[0\]: .* several pictures"),
+        (b"photo.jpg", ValueError, "no path, no Pillow image and no array of numbers"),
+        (["photo.jpg", 7], ValueError, "no path, no Pillow image and no array of numbers"),
+        (np.zeros((99, 99), np.uint8), UserError, "the picture shows no digit: it is blank"),
+        (np.zeros((2, 99, 99), bool), UserError, r"images\[0\] shows no digit: it is blank"),
+        ([Image.new("L", (99, 99))], UserError, r"images\[0\] shows no digit: it is blank"),
+        ("gone.jpg", UserError, "gone.jpg: there is no such file"),
+        (["gone.jpg"], UserError, "gone.jpg: there is no such file"),
+        ("https://example.org/7.png", UserError, "is a URL"),
+        (Path(__file__), UserError, "test_inference.py is no picture"),
+        (Path(__file__).parent, UserError, "is a folder: name the pictures in it"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(model, images, error, words):
+    with pytest.raises(error, match=words) as caught:
+        model.predict(images)
+    assert re.fullmatch(r".*\.", str(caught.value))
+
+
+def test_a_model_and_its_answers_say_what_they_are(trained, model, test_split):
+    results = json.loads((trained / "results.json").read_text())
+    accuracy = f"accuracy {results['test']['accuracy']:.4f} on test"
+    assert model.metrics["test"]["accuracy"] == results["test"]["accuracy"]
+    assert repr(model) == (
+        f"Model(mnist_sample, step 120 of {trained}: {accuracy}, 3,274,634 parameters)"
+    )
+    found = model.predict(test_split.images[0])
+    first, second = np.argsort(-found.probabilities)[:2]
+    p = found.probabilities
+    assert repr(found) == (
+        f"Predictions({first} ({p[first]:.4f}), then {second} ({p[second]:.4f}))"
+    )
+    assert repr(pickle.loads(pickle.dumps(found))) == repr(found)
+    fashion = copy.copy(model)
+    fashion.class_names = datasets.class_names("fashion_mnist")
+    name = fashion.class_names[first]
+    many = fashion.predict(test_split.images[:9])
+    assert repr(many).startswith(f"Predictions(9 pictures: {name} ({p[first]:.4f}), ")
+    assert repr(many).endswith(", ...)")
+    assert repr(fashion.predict(test_split.images[:1])) == (
+        f"Predictions(1 picture: {name} ({p[first]:.4f}))"
+    )
+    assert repr(fashion.predict([])) == "Predictions(0 pictures)"
+
+
+def test_a_model_between_two_evaluations_has_no_accuracy(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["step"] < 120]
+    (tmp_path / "run/metrics.jsonl").write_text("".join(kept))
+    wanted = f"Model(mnist_sample, step 120 of {tmp_path}/run: 3,274,634 parameters)"
+    assert repr(jaxmnist.load(tmp_path / "run")) == wanted
+
+
+def test_the_newest_whole_checkpoint_is_loaded(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(tmp_path / "run/checkpoints/120", tmp_path / "run/checkpoints/110")
+    assert jaxmnist.load(tmp_path / "run").step == 120
+
+
+def test_a_workdir_without_a_model_is_told_of(tmp_path):
+    with pytest.raises(UserError, match=r"nope: there is no such folder\."):
+        jaxmnist.load(tmp_path / "nope")
+    with pytest.raises(UserError, match="holds no run"):
+        jaxmnist.load(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        jaxmnist.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_seeds": 2}')
+    with pytest.raises(UserError, match="holds no run"):  # None of its seeds was begun.
+        jaxmnist.load(tmp_path)
+    for seed in ("seed-0", "seed-1"):
+        (tmp_path / seed).mkdir()
+        (tmp_path / seed / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds 2 runs: .*seed-0 .*seed-1 .*\. Name one of them\."):
+        jaxmnist.load(tmp_path)
+
+
+def test_the_sample_never_stands_in_for_what_a_model_was_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "_reachable", lambda url: False)
+    config = get_config()
+    config.data_dir = str(tmp_path)
+    with pytest.raises(UserError, match=r"mnist is not in .*, and .* cannot be reached"):
+        inference.load_evaluation(config)
+    with pytest.raises(UserError, match=r"mnist is not in .*, and .* cannot be reached"):
+        runs.evaluate_checkpoints(config, tmp_path)

@@ -1,0 +1,247 @@
+"""Whatever shows a digit becomes an image like MNIST's."""
+
+import functools
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from jaxmnist.data import datasets
+from jaxmnist.errors import UserError
+from jaxmnist.trained import pictures
+
+MNIST = datasets.preparation("mnist")
+
+
+def read(file, name, preparation=MNIST, **kwargs):
+    return pictures.read(file, name, preparation, **kwargs)
+
+
+prepare = functools.partial(pictures.prepare, preparation=MNIST)
+
+
+def as_file(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return io.BytesIO(file.getvalue())
+
+
+@pytest.fixture(scope="module")
+def seven():
+    """A black 7 on white paper of 300x400, its box 90x160."""
+    image = Image.new("L", (300, 400), 255)
+    ImageDraw.Draw(image).line([(110, 110), (190, 110), (140, 260)], 0, 12, joint="curve")
+    return image
+
+
+@pytest.fixture(scope="module")
+def prepared(seven):
+    return read(as_file(seven), "seven")
+
+
+def difference(a, b):
+    return np.abs(a.astype(float) - b).mean()
+
+
+def test_the_box_is_20_high_and_its_centre_of_mass_in_the_middle(prepared):
+    assert prepared.shape == (28, 28)
+    assert prepared.dtype == np.uint8
+    rows, columns = np.flatnonzero(prepared.any(1)), np.flatnonzero(prepared.any(0))
+    assert rows[-1] - rows[0] + 1 == 20
+    assert columns[-1] - columns[0] + 1 == pytest.approx(20 * 90 / 160, abs=1)
+    assert ndimage.center_of_mass(prepared) == pytest.approx((14, 14), abs=0.51)
+    assert prepared.max() == 255
+
+
+def test_images_of_mnist_go_through_untouched(test_split):
+    for image in test_split.images[::50, ..., 0]:
+        found = read(as_file(Image.fromarray(image)), "one")
+        np.testing.assert_array_equal(found, image)
+
+
+def test_the_digits_of_mnist_come_out_as_mnist_made_them(test_split):
+    """Scaled up, moved and made dark on light, then prepared: nearly what they were before."""
+    ratios = []
+    for image in test_split.images[::50, ..., 0]:
+        large = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
+        paper = Image.new("L", (500, 300), 0)
+        paper.paste(large, (200, 30))
+        found = prepare(255 - np.asarray(paper, np.float32))
+        # Where the centre of mass lies between two pixels, either may be its place.
+        moved = [np.roll(found, by, (0, 1)) for by in itertools.product((-1, 0, 1), repeat=2)]
+        ratios.append(min(difference(each, image) for each in moved) / difference(image, 0))
+    assert np.mean(ratios) < 0.2, ratios
+
+
+@pytest.mark.parametrize("mode", ["1", "RGB", "RGBA", "P", "LA", "CMYK", "I;16", "I", "F"])
+def test_every_mode_of_pillow_gives_the_same(seven, prepared, mode):
+    image = seven.convert(mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(seven).astype(np.uint16) * 257)
+    kind = "TIFF" if mode in ("CMYK", "I", "F") else "PNG"
+    if mode in ("I", "F"):
+        image = Image.fromarray(np.asarray(seven).astype({"I": np.int32, "F": np.float32}[mode]))
+    assert difference(read(as_file(image, kind), "one"), prepared) < 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "GIF", "BMP", "WEBP", "TIFF"])
+def test_every_format_gives_nearly_the_same(seven, prepared, kind):
+    assert difference(read(as_file(seven, kind), "one"), prepared) < 3
+
+
+@pytest.mark.parametrize("ink", [0, 255])
+def test_ink_on_nothing_is_put_on_a_paper_that_shows_it(seven, prepared, ink):
+    image = Image.new("L", seven.size, ink)
+    image.putalpha(Image.eval(seven, lambda level: 255 - level))
+    assert difference(read(as_file(image), "one"), prepared) < 2
+
+
+def test_a_paper_with_transparent_corners_stays_a_paper(seven, prepared):
+    shape = Image.new("L", seven.size, 0)
+    ImageDraw.Draw(shape).rounded_rectangle([0, 0, 299, 399], 40, 255)
+    image = seven.copy()
+    image.putalpha(shape)
+    assert difference(read(as_file(image), "one"), prepared) < 2
+
+
+def test_a_palette_can_have_a_transparent_colour(seven, prepared):
+    image = seven.convert("P")
+    file = as_file(image, transparency=image.getpixel((0, 0)))
+    assert difference(read(file, "one"), prepared) < 2
+
+
+def test_light_on_dark_is_dark_on_light_seen_otherwise(seven, prepared):
+    found = prepare(255 - np.asarray(seven, np.float32))
+    assert difference(found, prepared) < 1
+
+
+def test_a_photo_in_uneven_light_with_noise_and_specks(seven, prepared):
+    y, x = np.mgrid[0:400, 0:300]
+    noise = np.random.default_rng(0).normal(0, 5, (400, 300))
+    photo = np.asarray(seven) * 0.5 + 60 + 0.15 * x - 0.1 * y + noise
+    photo[20:23, 30:33] = photo[350:352, 250:252] = 40
+    image = Image.fromarray(np.clip(photo, 0, 255).astype(np.uint8))
+    assert difference(read(as_file(image, "JPEG"), "one"), prepared) < 5
+
+
+def test_a_camera_that_was_turned_tells_so(seven, prepared):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be seen, it is turned a quarter clockwise.
+    file = as_file(seven.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    assert difference(read(file, "one"), prepared) < 3
+
+
+def test_a_large_picture_is_the_same_digit(seven, prepared):
+    image = seven.resize((3000, 4000))
+    assert difference(read(as_file(image), "one"), prepared) < 4
+
+
+def test_thin_strokes_become_full_ones():
+    image = Image.new("L", (400, 400), 255)
+    ImageDraw.Draw(image).line([(200, 50), (200, 350)], 0, 3)
+    assert read(as_file(image), "one").max() == 255
+
+
+def test_what_holds_no_digit_is_told_of(seven, tmp_path, monkeypatch):
+    whole = as_file(seven).getvalue()
+    cases = {
+        b"": "no picture",
+        b"hello": "no picture",
+        whole[: len(whole) // 2]: "cannot be read",
+        whole[:60] + b"\x00" * 40 + whole[100:]: "cannot be read",
+        as_file(Image.new("L", (300, 300), 255)).getvalue(): "shows no digit",
+        as_file(Image.new("L", (1, 1), 0)).getvalue(): "shows no digit",
+        as_file(Image.new("RGBA", (30, 30), 0)).getvalue(): "transparent",
+    }
+    for data, words in cases.items():
+        with pytest.raises(UserError, match=f"it .*{words}|it: .*{words}"):
+            read(io.BytesIO(data), "it")
+    with pytest.raises(UserError, match="no such file"):
+        read(tmp_path / "none.png", "it")
+    with pytest.raises(UserError, match="no picture"):
+        read(as_file(seven, "TIFF"), "it", formats=["PNG"])
+    for limit in (100_000, 10_000):  # Where Pillow warns, and where it refuses.
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(UserError, match=f"more than {limit:,} pixels"):
+            read(io.BytesIO(whole), "it")
+
+
+CLOTHES = datasets.preparation("fashion_mnist")
+
+
+@pytest.fixture(scope="module")
+def coat():
+    """28x28 as Fashion-MNIST's: light on black, from edge to edge, of many greys."""
+    y, x = np.mgrid[0:28, 0:28]
+    image = (90 + 4 * y + 60 * (x % 7 == 3)).astype(np.uint8)
+    image[:, :5] = image[:, 23:] = 0
+    image[3:, 2:5] = image[3:, 23:26] = 200
+    return image
+
+
+def test_a_photos_greys_are_kept(coat):
+    for photo in (coat, 255 - coat):  # As it is, and as it was on white.
+        found = read(as_file(Image.fromarray(photo)), "coat", preparation=CLOTHES)
+        np.testing.assert_array_equal(found, coat)
+    on_grey = np.round((255 - coat) * (230 / 255)).astype(np.uint8)
+    assert difference(read(as_file(Image.fromarray(on_grey)), "coat", CLOTHES), coat) < 1
+    as_digit = read(as_file(Image.fromarray(255 - coat)), "coat")
+    assert difference(as_digit, coat) > 20
+
+
+@pytest.mark.parametrize("is_light", [True, False])
+def test_a_large_photo_is_cut_and_scaled_to_the_edges(coat, is_light):
+    large = Image.fromarray(coat).resize((280, 280), Image.Resampling.NEAREST)
+    photo = Image.new("L", (500, 400), 0)
+    photo.paste(large, (150, 50))
+    photo = Image.eval(photo, lambda level: 255 - level) if is_light else photo
+    found = read(as_file(photo), "coat", CLOTHES)
+    assert difference(found, coat) < 6
+    assert found[-1].max() > 100
+
+
+def test_a_photo_that_was_cut_out_lies_on_white(coat):
+    photo = Image.fromarray(255 - coat).resize((280, 280), Image.Resampling.NEAREST)
+    photo.putalpha(Image.eval(photo, lambda level: 255 if level < 255 else 0))
+    assert difference(read(as_file(photo), "coat", CLOTHES), coat) < 6
+
+
+def test_a_photo_of_nothing_is_told_of():
+    for level in (0, 250, 255):
+        image = Image.new("L", (100, 90), level)
+        with pytest.raises(UserError, match=r"it shows no piece of clothing: it is blank\."):
+            read(as_file(image), "it", CLOTHES)
+
+
+def test_a_letter_of_emnist_is_larger_and_its_box_is_in_the_middle(seven):
+    found = read(as_file(seven), "seven", datasets.preparation("emnist/letters"))
+    rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
+    assert (rows[0], rows[-1]) == (2, 25)
+    assert abs(columns[0] - (27 - columns[-1])) <= 1
+
+
+def test_swapping_twice_is_nothing(test_split):
+    images = test_split.images[:3]
+    for name in ("mnist", "emnist/digits"):
+        preparation = datasets.preparation(name)
+        swapped = pictures.swap(images, preparation)
+        assert np.array_equal(swapped, images) == (name == "mnist")
+        np.testing.assert_array_equal(pictures.swap(swapped, preparation), images)
+
+
+def test_the_steps_have_the_figures_and_end_with_the_axes():
+    for name in datasets.names():
+        preparation = datasets.preparation(name)
+        steps = pictures.steps(preparation)
+        assert f"longer side is {preparation['box']} pixels" in " ".join(steps)
+        assert steps[-2].startswith("Swap rows and columns") == preparation["swap_axes"]
+        assert "(14, 14)" in " ".join(steps) or preparation["centre"] == "box"
+
+
+def test_a_limit_on_pixels_can_be_set(seven):
+    assert read(as_file(seven), "it", max_pixels=300 * 400).any()
+    with pytest.raises(UserError, match="it has more than 119,999 pixels: give a smaller one"):
+        read(as_file(seven), "it", max_pixels=300 * 400 - 1)
