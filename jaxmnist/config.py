@@ -1,21 +1,15 @@
-"""Every field of a config, and what a run refuses in one; the defaults are the paper's training."""
+"""Every field of a config, its default and its meaning; the defaults are the paper's training."""
 
 import ast
 import contextlib
-import difflib
 import math
-import os
 import re
-import runpy
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
-
-from jaxmnist.errors import UserError, first_line
-from jaxmnist.files import local_path
 
 DATASETS = (
     *("mnist", "fashion_mnist", "kmnist", "emnist/byclass", "emnist/bymerge", "emnist/balanced"),
@@ -155,10 +149,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
     },
 }
-_FIELDS = {name: field for group in FIELDS.values() for name, field in group.items()}
-FREE_TO_CHANGE = tuple(name for name, field in _FIELDS.items() if field.is_free)
-_PERIODS = ("log_every", "eval_every", "checkpoint_every")
-_TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+ALL_FIELDS = {name: field for group in FIELDS.values() for name, field in group.items()}
+FREE_TO_CHANGE = tuple(name for name, field in ALL_FIELDS.items() if field.is_free)
+PERIODS = ("log_every", "eval_every", "checkpoint_every")
+TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
 def get_config() -> ConfigDict:
@@ -167,7 +161,7 @@ def get_config() -> ConfigDict:
     Test accuracy 99.46 % with seed 0.
     """
     config = ConfigDict()
-    for name, field in _FIELDS.items():
+    for name, field in ALL_FIELDS.items():
         config[name] = field.default
     return config
 
@@ -178,13 +172,13 @@ def describe(width: int = 100, only: Sequence[str] = ()) -> str:
     `only` names those to describe; by default all.
     """
     lines: list[str] = []
-    names = max(map(len, _FIELDS)) + 1
+    names = max(map(len, ALL_FIELDS)) + 1
     for group, fields in FIELDS.items():
         shown = {name: field for name, field in fields.items() if name in only or not only}
         lines += [f"{group}:"] if shown else []
         for name, field in shown.items():
             is_text = field.default is None or isinstance(field.default, str)
-            allowed = field.allowed or ("" if is_text else _TYPES[type(field.default)])
+            allowed = field.allowed or ("" if is_text else TYPE_NAMES[type(field.default)])
             allowed = f"; {allowed}" if allowed else ""
             text = f"{field.meaning}{allowed} (default: {field.default!r})"
             start = f"  {name:{names}}"
@@ -194,21 +188,22 @@ def describe(width: int = 100, only: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _type_of(name: str) -> type:
-    default = _FIELDS[name].default
+def type_of(name: str) -> type:
+    """The type of a field's values."""
+    default = ALL_FIELDS[name].default
     return str if default is None else type(default)
 
 
 def meaning(name: str) -> str:
     """What a field means, in a line."""
-    return _FIELDS[name].meaning
+    return ALL_FIELDS[name].meaning
 
 
 def choices(name: str) -> list[str]:
     """The values that a field may have, where they can be listed; for a shell's completion."""
-    if isinstance(_FIELDS[name].default, bool):
+    if isinstance(ALL_FIELDS[name].default, bool):
         return ["True", "False"]
-    one_of, _, values = _FIELDS[name].allowed.partition("one of ")
+    one_of, _, values = ALL_FIELDS[name].allowed.partition("one of ")
     return [] if one_of else values.split(", ")
 
 
@@ -234,95 +229,6 @@ def _docstring(path: Path) -> str:
         return ""
 
 
-def load(path: str | os.PathLike | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
-    """The config of an experiment file (default: the paper's), with fields overridden.
-
-    Args:
-      path: a Python file that defines get_config().
-      overrides: fields and their values as texts.
-
-    Raises:
-      UserError: the file is no config, or an override is none of its fields or of another type.
-    """
-    config = get_config() if path is None else _run_file(path)
-    override(config, overrides)
-    return config
-
-
-def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-    """Sets fields from texts; raises UserError as `load` does."""
-    for field, text in overrides:
-        _check_field(field, text)
-        config[field] = _parse(field, text)
-
-
-def check(config: ConfigDict, *, training: bool = True) -> None:
-    """Raises UserError, naming field, value and what is allowed, if a run cannot use it.
-
-    Args:
-      config: of the run.
-      training: whether it is to train; what it was trained with before may be evaluated anyhow.
-    """
-    from jaxmnist import optimizers
-    from jaxmnist.data import datasets
-
-    check_types(config)
-    for name, found in _FIELDS.items():
-        if not found.is_allowed(config[name]):
-            raise UserError(f"{name}={config[name]!r} is not allowed: it must be {found.allowed}.")
-    if config.data_dir is not None:
-        local_path(config.data_dir, "data_dir")
-    period = math.gcd(*(config[field] for field in _PERIODS))
-    if config.steps_per_call and period % config.steps_per_call:
-        raise UserError(
-            f"steps_per_call={config.steps_per_call} is not allowed: it must divide "
-            f"{', '.join(f'{field}={config[field]}' for field in _PERIODS)}; {period} does."
-        )
-    if config.seed + config.num_seeds > 2**32:
-        raise UserError(f"num_seeds={config.num_seeds} is not allowed: seeds are below 2**32.")
-    if training and config.warmup_steps > config.num_steps:
-        raise UserError(
-            f"warmup_steps={config.warmup_steps} is not allowed: it must be at most "
-            f"num_steps={config.num_steps}. Set it too, to {config.num_steps // 4} for example."
-        )
-    traced = profile_steps(config)
-    if config.profile_steps and (not traced or traced.stop > config.num_steps):
-        raise UserError(
-            f"profile_steps={config.profile_steps} is not allowed: it must name some of the steps "
-            f"from 0 to num_steps={config.num_steps}."
-        )
-    for field in ("train_split", "eval_split"):
-        try:
-            parts = datasets.slice_of(config.dataset, config[field])
-        except UserError as e:
-            raise UserError(f"{field}: {e}") from None
-        count = sum(end - first for _, first, end in parts)
-        if field == "train_split" and config.batch_size > count:
-            raise UserError(
-                f"batch_size={config.batch_size} is not allowed: it must be at most {count:,}, "
-                f"the examples of {config.dataset}'s {config.train_split}."
-            )
-    optimizers.create_optimizer(config)
-
-
-def check_types(config: ConfigDict) -> None:
-    """Raises UserError if a field is none, is missing, or has a value of another type."""
-    default = get_config()
-    for name in config:
-        _check_field(name, config[name])
-    for name in default:
-        if name not in config:
-            raise UserError(f"the config lacks the field {name}: start from get_config().")
-        value, wanted = config[name], _type_of(name)
-        is_of_type = type(value) is wanted or (wanted is float and type(value) is int)
-        if not is_of_type and (value is not None or default[name] is not None):
-            raise UserError(f"{name}={value!r} is not allowed: it must be {_TYPES[wanted]}.")
-    if config.dataset not in DATASETS:
-        raise UserError(
-            f"dataset={config.dataset!r} is not allowed: it must be {_FIELDS['dataset'].allowed}."
-        )
-
-
 def changed_training(old: ConfigDict, new: ConfigDict, but: Sequence[str] = ()) -> list[str]:
     """The fields, with both values, in which two configs train differently; `but` are left out."""
     return [
@@ -336,7 +242,7 @@ def steps_per_call(config: ConfigDict, platform: str) -> int:
     """How many steps a call of the device takes on a platform such as "cpu" or "gpu"."""
     if config.steps_per_call:
         return config.steps_per_call
-    return 1 if platform == "cpu" else math.gcd(*(config[field] for field in _PERIODS))
+    return 1 if platform == "cpu" else math.gcd(*(config[field] for field in PERIODS))
 
 
 def seeds_per_call(config: ConfigDict, platform: str) -> int:
@@ -351,54 +257,14 @@ def profile_steps(config: ConfigDict) -> range:
     return range(int(match[1]), int(match[2])) if match else range(0)
 
 
-def eval_name(config: ConfigDict) -> str:
-    """What to call the evaluation's split in metrics: "test", or "validation" if cut from train."""
-    from jaxmnist.data import datasets
+def __getattr__(name: str) -> Any:
+    """What was here, and is in checks.py and data/datasets.py now."""
+    if name in ("check", "check_types", "load", "override"):
+        from jaxmnist import checks
 
-    bases = {base for base, _, _ in datasets.slice_of(config.dataset, config.eval_split)}
-    return "test" if bases == {"test"} else "validation"
+        return getattr(checks, name)
+    if name == "eval_name":
+        from jaxmnist.data.datasets import eval_name
 
-
-def _run_file(text: str | os.PathLike) -> ConfigDict:
-    path = local_path(text, "--config", as_pattern=False)
-    if path.is_dir():
-        raise UserError(f"--config={path} is a folder: name one of the Python files in it.")
-    if not path.is_file():
-        raise UserError(f"--config={path}: there is no such file.")
-    try:
-        found = runpy.run_path(str(path))
-        if "get_config" not in found:
-            raise UserError(f"--config={path}: it lacks 'get_config'.")
-        config = found["get_config"]()
-    except UserError:
-        raise
-    except (Exception, SystemExit) as e:
-        reason = first_line(e, with_type=True)
-        raise UserError(f"--config={path}: it fails with {reason}") from e
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"--config={path}: get_config() returns no ConfigDict.")
-    return config
-
-
-def _check_field(field: str, value: Any) -> None:
-    known = list(get_config())
-    if field not in known:
-        near = difflib.get_close_matches(field, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(known)}."
-        raise UserError(f"{field}={value} is not allowed: the config has no such field; {hint}")
-
-
-def _parse(field: str, text: str) -> Any:
-    wanted = _type_of(field)
-    if field == "data_dir" and text in ("", "None"):
-        return None
-    if field == "data_dir":
-        return str(local_path(text, "data_dir").absolute())  # A run goes on from any folder.
-    try:
-        if wanted is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if wanted is int and re.fullmatch(r"\d+e\d{1,2}", text.strip()):
-            return int(float(text))
-        return wanted(text)
-    except (KeyError, ValueError):
-        raise UserError(f"{field}={text} is not allowed: it must be {_TYPES[wanted]}.") from None
+        return eval_name
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

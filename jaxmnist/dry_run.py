@@ -9,31 +9,25 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from jaxmnist import checks, seeds
 from jaxmnist import config as config_lib
-from jaxmnist import runs
+from jaxmnist.compile import compiled_steps, data_keys
 from jaxmnist.data import datasets, tfds_builders
-from jaxmnist.data.input_pipeline import ShuffledBatches, ordered_batches, put_on_device
+from jaxmnist.data.input_pipeline import OrderedBatches, ShuffledBatches, put_on_device
 from jaxmnist.devices import machine
 from jaxmnist.devices.sharding import Layout
-from jaxmnist.models import layer_table
+from jaxmnist.models import IMAGE_SHAPE, create_model
 from jaxmnist.optimizers import create_optimizer
+from jaxmnist.record.network import layer_table
 from jaxmnist.record.screen import Screen, duration
-from jaxmnist.record.workdir import Workdir
-from jaxmnist.train import jit_eval_step, jit_train_step
-from jaxmnist.train_step import (
-    IMAGE_SHAPE,
-    TrainState,
-    create_train_state,
-    data_keys,
-    describe_network,
-    plain_network,
-)
+from jaxmnist.record.workdir import Run
+from jaxmnist.train_step import TrainState
 
 _INDENT = " " * 10
 _SECONDS = 3.0  # Of measuring steps, and of measuring steps of an evaluation.
 
 
-def describe(config: ConfigDict, record: Workdir, screen: Screen) -> str:
+def describe(run: Run, screen: Screen) -> str:
     """What a run of this config in this workdir would train, on what, and for how long.
 
     The steps are measured on images of noise, so that no data are needed. Nothing is written.
@@ -46,32 +40,31 @@ def describe(config: ConfigDict, record: Workdir, screen: Screen) -> str:
     before = jax.config.values[option]
     jax.config.update(option, 1e9)  # A program that a cache would keep is something written.
     try:
-        return _describe(config, record, screen, since)
+        return _describe(run, screen, since)
     finally:
         jax.config.update(option, before)
 
 
-def _describe(config: ConfigDict, record: Workdir, screen: Screen, since: float) -> str:
-    config_lib.check(config)
-    num_classes = datasets.num_classes(config.dataset)
-    runs.check_workdir(record, config)
-    runs.check_seeds(record, config, describe_network(config, num_classes))
-    at_once = config_lib.seeds_per_call(config, jax.default_backend())
-    layout = Layout.create(at_once)
+def _describe(run: Run, screen: Screen, since: float) -> str:
+    config = run.config
+    checks.check(config)
+    seeds.check_workdir(run)
+    seeds.check_seeds(run)
+    layout = Layout.create(seeds.at_once(config))
     layout.check(config.batch_size)
     found = machine.describe()
-    workdirs = [workdir for _, workdir in runs.each_seed(config, record)]
-    steps = [max(workdir.checkpoint_steps(), default=0) for workdir in workdirs]
+    runs = seeds.each_seed(run)
+    steps = [max(each.workdir.checkpoint_steps(), default=0) for each in runs]
     lines = [
         ("data", _data(config)),
-        ("network", _network(config, num_classes)),
+        ("network", _network(config)),
         ("training", _training(config)),
         ("device", f"{found['count']} {found['kind']} ({found['processor']})"),
     ]
     if min(steps) < config.num_steps:
         with screen.phase("measuring"):
-            lines += _measure(config, num_classes, layout, steps, since)
-    lines += [("workdir", _state_of(record, config, steps)), ("", "nothing was written")]
+            lines += _measure(config, layout, steps, since)
+    lines += [("workdir", _state_of(run, steps)), ("", "nothing was written")]
     return "\n".join(f"{name:10}{text}".rstrip() for name, text in lines)
 
 
@@ -96,8 +89,8 @@ def _data(config: ConfigDict) -> str:
     return f"{uses}\n{_INDENT}{where}"
 
 
-def _network(config: ConfigDict, num_classes: int) -> str:
-    layers = layer_table(plain_network(config, num_classes))
+def _network(config: ConfigDict) -> str:
+    layers = layer_table(create_model(config, datasets.num_classes(config.dataset)))
     rows = [("layer", "output shape", "parameters")]
     rows += [(x.name, "x".join(map(str, x.shape)), f"{x.parameters:,}") for x in layers]
     rows.append(("all", "", f"{sum(x.parameters for x in layers):,}"))
@@ -108,8 +101,7 @@ def _network(config: ConfigDict, num_classes: int) -> str:
 
 def _training(config: ConfigDict) -> str:
     steps = sorted({0, config.warmup_steps, config.num_steps // 2, config.num_steps})
-    optimizer, hyperparams = create_optimizer(config)
-    schedule = optimizer.schedule(hyperparams)
+    schedule = create_optimizer(config).schedule
     rates = ", ".join(f"{float(schedule(step)):.3g} at step {step:,}" for step in steps)
     seeds = f", for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
     return (
@@ -119,22 +111,23 @@ def _training(config: ConfigDict) -> str:
 
 
 def _measure(
-    config: ConfigDict, num_classes: int, layout: Layout, steps: Sequence[int], since: float
+    config: ConfigDict, layout: Layout, steps: Sequence[int], since: float
 ) -> list[tuple[str, str]]:
     """The time and the memory of runs that go on from `steps`; starting took `since` seconds."""
-    rng = np.random.default_rng(0)
+    rng, num_classes = np.random.default_rng(0), datasets.num_classes(config.dataset)
     count = config_lib.steps_per_call(config, jax.default_backend())
     number = max(config.batch_size, config.eval_batch_size)
     images = rng.integers(0, 256, (number, *IMAGE_SHAPE), np.uint8)
     examples = put_on_device(images, rng.integers(0, num_classes, number), layout)
-    seeds = range(config.seed, config.seed + layout.num_runs)
-    state = create_train_state(config, num_classes, layout, seeds)
-    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-    batches = ShuffledBatches(examples, data_keys(seeds, layout), config.batch_size, layout)
-    batch = batches(0, count if count > 1 else None)
+    each_seed = range(config.seed, config.seed + layout.num_runs)
+    compiled = compiled_steps(config, num_classes, layout)
     start = time.perf_counter()
-    step_fn = jit_train_step(count, layout).lower(state, batch).compile()
+    step_fn = compiled.train_step(config.batch_size, count)
     compiling = time.perf_counter() - start
+    state = compiled.init(each_seed)
+    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    keys = data_keys(each_seed, layout)
+    batch = ShuffledBatches(examples, keys, config.batch_size, layout)(0, count)
     held: list[TrainState] = [state]
 
     def train() -> Any:
@@ -142,9 +135,9 @@ def _measure(
         return metrics
 
     seconds = _median_seconds(train) / count
-    eval_batch = next(ordered_batches(examples, config.eval_batch_size, layout))
-    eval_fn = jit_eval_step(layout)
-    eval_seconds = _median_seconds(lambda: eval_fn(held[0], eval_batch))
+    in_order = OrderedBatches(examples, config.eval_batch_size, layout)
+    eval_step, eval_batch = compiled.eval_step(in_order.batch_size), next(iter(in_order))
+    eval_seconds = _median_seconds(lambda: eval_step(held[0], eval_batch))
     parts = datasets.slice_of(config.dataset, config.eval_split)
     calls = -(-sum(end - first for _, first, end in parts) // config.eval_batch_size)
     # Seeds that train at once take their steps together.
@@ -186,7 +179,8 @@ def _median_seconds(call: Callable[[], Any]) -> float:
     return statistics.median(taken[2:])
 
 
-def _state_of(record: Workdir, config: ConfigDict, steps: Sequence[int]) -> str:
+def _state_of(run: Run, steps: Sequence[int]) -> str:
+    config, record = run
     if not max(steps):
         return f"{record.path}: a new run"
     if min(steps) == config.num_steps:

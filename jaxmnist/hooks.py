@@ -1,174 +1,175 @@
-"""What happens every so many steps: small objects that the training loop calls after its calls."""
+"""What happens every so many steps, and how a signal stops a run."""
 
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
-from jaxmnist.devices import distributed, machine
-from jaxmnist.errors import Interrupted, UserError, warn
-from jaxmnist.record.journal import Records
-from jaxmnist.record.metrics import Stopwatch
+from jaxmnist.compile import CompiledSteps
+from jaxmnist.config import profile_steps
+from jaxmnist.data import datasets
+from jaxmnist.data.input_pipeline import OrderedBatches
+from jaxmnist.devices import distributed
+from jaxmnist.devices.sharding import fetch
+from jaxmnist.errors import Interrupted, warn
+from jaxmnist.evaluate import Evaluation, evaluate
+from jaxmnist.record.journal import Journal
 from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Run
 from jaxmnist.train_step import TrainState
+from jaxmnist.trained import mistakes
 
-Metrics = dict[str, Float[Array, "*steps_and_runs"]]
-Hook = Callable[[int, TrainState, Metrics], None]
+Hook = Callable[[int, TrainState], None]
 
 
-class Evaluation(NamedTuple):
-    """What a model, or each of several, says of a split.
+class Hooks:
+    """Functions of (step, state), each with the period with which it is called."""
 
-    Attributes:
-      metrics: mean loss and accuracy.
-      answers: of each example: "classes", the most probable ones, and "confidence", their
-        probabilities.
+    def __init__(self, num_steps: int):
+        self._num_steps = num_steps
+        self._hooks: list[tuple[int, Hook]] = []
+
+    def add(self, hook: Hook, *, every: int) -> None:
+        """Has `hook` called after each `every` steps, and after the last."""
+        self._hooks.append((every, hook))
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        """Calls those that are due after `step`, in the order in which they were added."""
+        for every, hook in self._hooks:
+            if step % every == 0 or step == self._num_steps:
+                hook(step, state)
+
+
+def calls(step: int, num_steps: int, most: int) -> Iterator[tuple[int, int]]:
+    """The calls of the device from `step` on: the step before each, and how many it takes.
+
+    Calls of `most` steps begin at its multiples; single steps lead up to them, and end the run.
     """
-
-    metrics: dict[str, np.ndarray]
-    answers: dict[str, np.ndarray]
-
-
-class FirstStep:
-    """Notes how many seconds the first call ended after the process had the age `since`."""
-
-    def __init__(self, since: float = 0.0):
-        self._since, self.seconds = since, 0.0
-
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        if not self.seconds:
-            jax.block_until_ready(metrics)
-            self.seconds = machine.process_seconds() - self._since
+    while step < num_steps:
+        count = most if step % most == 0 and step + most <= num_steps else 1
+        yield step, count
+        step += count
 
 
-class Log:
-    """Fetches the metrics of the steps; every `every` steps writes and shows the last of them.
+class Mistakes:
+    """Draws the most confident mistakes of an evaluation, for TensorBoard."""
 
-    In between nothing waits for the device: the losses stay there until they are looked at.
-    """
+    def __init__(self, config: ConfigDict, split: datasets.Split, journal: Journal):
+        self._journal = journal
+        self._split = split.upright(datasets.preparation(config.dataset))
+        self._class_names = datasets.class_names(config.dataset)
 
-    def __init__(
-        self,
-        every: int,
-        last: int,
-        step: int,
-        seeds: Sequence[int],
-        records: Records,
-        screen: Screen,
-        watch: Stopwatch,
-    ):
-        self._every, self._last, self._seeds = every, last, seeds
-        self._records, self._screen, self._watch = records, screen, watch
-        self._pending: list[Metrics] = []
-        self._logged = (step, watch.seconds())
-        self.latest: list[dict[str, float]] = []
-
-    def is_due(self, step: int) -> bool:
-        return step % self._every == 0 or step == self._last
-
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        self._pending.append(metrics)
-        if not self.is_due(step):
-            return
-        self.catch_up(step)
-        steps, seconds = step - self._logged[0], self._watch.seconds() - self._logged[1]
-        self._logged = (step, self._watch.seconds())
-        speed = {"steps_per_second": steps / max(seconds, 1e-9)}
-        latest = [metrics | speed for metrics in self.latest]
-        self._records.write(step, "train", self._watch.seconds(), latest)
-        self._screen.progress(step, mean(latest))
-
-    def catch_up(self, step: int) -> None:
-        """Waits for all steps up to `step`; raises UserError if one's loss is not finite."""
-        if not self._pending:
-            return
-        calls = jax.device_get(self._pending)
-        self._pending = []
-        # A call's metrics are those of one step, or of several, stacked; of one run or several.
-        runs = len(self._seeds)
-        fetched = {
-            name: np.concatenate([np.reshape(call[name], (-1, runs)) for call in calls])
-            for name in calls[0]
-        }
-        losses = fetched["loss"]
-        if not np.isfinite(losses).all():
-            at, run = np.argwhere(~np.isfinite(losses))[0]
-            seed = f" of seed {self._seeds[run]}" if runs > 1 else ""
-            raise UserError(
-                f"the loss is {losses[at, run]} at step {step - len(losses) + 1 + at}{seed}: lower "
-                f"the learning rate ({fetched['learning_rate'][at, run]:g} at that step); any "
-                "checkpoint is from before."
-            )
-        self.latest = each_run({name: values[-1] for name, values in fetched.items()})
+    def __call__(self, step: int, answers: dict[str, np.ndarray]) -> None:
+        each = self._journal.layout.split(answers)
+        for events, of_run in zip(self._journal.events(), each, strict=False):
+            picture = mistakes.grid(self._split, **of_run, class_names=self._class_names)
+            events.write_image(step, "mistakes", picture)
 
 
 class Evaluate:
-    """Every `every` steps, and after the last, evaluates; the result stays in `latest`."""
+    """A hook that evaluates a split, writes the metrics and draws the mistakes."""
 
     def __init__(
-        self,
-        every: int,
-        last: int,
-        split: str,
-        evaluate: Callable[[TrainState], Evaluation],
-        show: Callable[[int, TrainState, dict[str, np.ndarray]], None],
-        log: Log,
-        records: Records,
-        screen: Screen,
-        watch: Stopwatch,
+        self, steps: CompiledSteps, batches: OrderedBatches, journal: Journal, mistakes: Mistakes
     ):
-        self._every, self._last, self._split = every, last, split
-        self._evaluate, self._show, self._log = evaluate, show, log
-        self._records, self._screen, self._watch = records, screen, watch
-        self.latest: list[dict[str, float]] = []
+        self._steps, self._batches = steps, batches
+        self._journal, self._mistakes = journal, mistakes
 
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        if step % self._every and step != self._last:
-            return
-        self._log.catch_up(step)
-        with self._watch.pause():
-            found = self._evaluate(state)
-            self._show(step, state, found.answers)
-        self.latest = each_run(found.metrics)
-        self._records.write(step, self._split, self._watch.seconds(), self.latest)
-        self._screen.line(describe(step, self._split, self.latest))
+    def __call__(self, step: int, state: TrainState) -> None:
+        self._journal.wait_for_steps()
+        with self._journal.pause():
+            evaluation = self.evaluate(state)
+            self._mistakes(step, evaluation.answers)
+        self._journal.write_evaluation(step, evaluation.metrics)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """The evaluation alone, which is written nowhere."""
+        with self._journal.phase("evaluating", "eval"):
+            return evaluate(self._steps, state, self._batches)
 
 
-class Checkpoint:
-    """Every `every` steps, after the last, and when a signal came, writes a checkpoint.
+class Histograms:
+    """A hook that writes histograms of the parameters, for TensorBoard."""
 
-    Where there are several processes, a signal to one stops all, when they next log.
+    def __init__(self, journal: Journal):
+        self._journal = journal
 
-    Within `on_signals`, SIGTERM and Ctrl-C become a checkpoint and Interrupted; a second
-    Ctrl-C stops the process at once.
+    def __call__(self, step: int, state: TrainState) -> None:
+        with self._journal.pause():
+            each = self._journal.layout.split(fetch(state.params))
+            for events, params in zip(self._journal.events(), each, strict=False):
+                for path, values in jax.tree_util.tree_leaves_with_path(params):
+                    name = jax.tree_util.keystr(path, simple=True, separator="/")
+                    if np.isfinite(values).all():  # The checkpoint tells of what is not.
+                        events.write_histogram(step, name, np.asarray(values))
+
+
+class Profile:
+    """Traces the steps that config.profile_steps names, in whole calls, in process 0.
+
+    `call` is entered around each call of the device, and the object itself is a hook. The trace,
+    in the workdir's tensorboard/, is for TensorBoard's profiler and for Perfetto.
     """
 
-    def __init__(self, every: int, last: int, records: Records, log: Log):
-        self._every, self._last = every, last
-        self._records, self._log = records, log
-        self._signum = 0
+    def __init__(self, run: Run, journal: Journal):
+        self._steps = profile_steps(run.config) if distributed.is_first() else range(0)
+        self._folder, self._journal = run.workdir.tensorboard, journal
+        self._since: int | None = None
 
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        signum = self._agreed(step)
-        if step % self._every and step != self._last and not signum:
+    @contextmanager
+    def call(self, step: int, count: int) -> Iterator[None]:
+        """Within, `count` steps are taken after `step`; starts the trace if it has some of them."""
+        if self._since is None and self._steps.start < step + count and step < self._steps.stop:
+            self._journal.wait_for_steps()
+            with self._journal.pause():
+                jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+            self._since = step
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            yield
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        if self._since is None or step < self._steps.stop:
             return
-        self._log.catch_up(step)
-        self._records.save(step, state)
+        jax.block_until_ready(state)
+        traced = f"steps {self._since + 1} to {step} are traced"
+        self._close()
+        self._journal.screen.line(f"{traced}: see {self._folder}/plugins/profile")
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Writes what is traced so far."""
+        if self._since is not None:
+            self._since, self._steps = None, range(0)
+            with self._journal.pause():
+                jax.profiler.stop_trace()
+
+
+class Stop:
+    """A hook that ends a run which a signal stopped, after a checkpoint; raises Interrupted.
+
+    Within `on_signals`, SIGTERM and Ctrl-C are such signals; a second Ctrl-C ends the process at
+    once. Where there are several processes, a signal to one stops all.
+    """
+
+    def __init__(self, journal: Journal):
+        self._journal, self._signum = journal, 0
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        signum = distributed.largest(self._signum)
         if signum:
-            self._records.wait()
+            self._journal.save(step, state)
+            self._journal.wait_for_checkpoints()
             distributed.largest(signum)  # Nobody leaves before process 0 has written it.
             raise Interrupted(signum, step)
-
-    def _agreed(self, step: int) -> int:
-        """The signal that stops the run, if any: several processes stop after the same step."""
-        if jax.process_count() == 1:
-            return self._signum
-        return distributed.largest(self._signum) if self._log.is_due(step) else 0
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
@@ -187,30 +188,10 @@ class Checkpoint:
             for signum, handler in zip(caught, before, strict=True):
                 signal.signal(signum, handler)
 
-    def _handle(self, signum: int, frame) -> None:
+    def _handle(self, signum: int, frame: object) -> None:
         self._signum = signum
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         Screen.close_open()  # A second Ctrl-C ends the process at once, and would leave it there.
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         again = "Ctrl-C again" if signum == signal.SIGINT else "Ctrl-C"
         warn(f"{name}: stopping after this step and writing a checkpoint; {again} stops at once.")
-
-
-def describe(step: int, split: str, runs: list[dict[str, float]]) -> str:
-    """One line for an evaluation, of one run or several."""
-    metrics = mean(runs)
-    of = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
-    return (
-        f"step {step}: {split} accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}{of}"
-    )
-
-
-def each_run(metrics: dict[str, np.ndarray]) -> list[dict[str, float]]:
-    """Metrics with a value for each run, run by run."""
-    values = zip(*(np.atleast_1d(value).tolist() for value in metrics.values()), strict=True)
-    return [dict(zip(metrics, run, strict=True)) for run in values]
-
-
-def mean(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The mean over the runs of each metric."""
-    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}

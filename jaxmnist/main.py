@@ -71,11 +71,11 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 def _command(args: argparse.Namespace) -> None:
     with Screen(quiet=bool(args.process_id)) as screen:
         # Imported here, so that a mistyped flag is told of at once, and while the screen moves.
+        from jaxmnist import checks, dry_run, train
         from jaxmnist import config as config_lib
-        from jaxmnist import dry_run, runs
-        from jaxmnist.devices import distributed, tuning
+        from jaxmnist.devices import distributed, machine, tuning
         from jaxmnist.files import local_path
-        from jaxmnist.record.workdir import Workdir
+        from jaxmnist.record.workdir import Run, Workdir
 
         record = Workdir(local_path(args.workdir, "--workdir"))
         distributed.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout)
@@ -89,15 +89,17 @@ def _command(args: argparse.Namespace) -> None:
             _evaluate(args, record, screen)
             return
         saved = None if args.config else distributed.from_first(record.load_config)
-        config = saved or config_lib.load(args.config)
+        config = saved or checks.load(args.config)
         experiment = config.copy_and_resolve_references()
-        config_lib.override(config, args.config_fields)
+        checks.override(config, args.config_fields)
         if args.dry_run:
-            text = dry_run.describe(config, record, screen)
+            text = dry_run.describe(Run(config, record), screen)
             screen.close()
             print(text)
             return
-        results = runs.train_and_evaluate(config, record.path, screen=screen)
+        # A command begins with its process; a call in another program now.
+        since = 0.0 if machine.command_line() else None
+        results = train.train_and_evaluate(config, record.path, screen=screen, since=since)
     if distributed.is_first():
         # An experiment's figure is that of its own training.
         same = not saved and not config_lib.changed_training(experiment, config, ("seed",))
@@ -107,39 +109,40 @@ def _command(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, record: "Workdir", screen: Screen) -> None:
-    from jaxmnist import config as config_lib
-    from jaxmnist import hooks, listing, runs
+    from jaxmnist import checks
+    from jaxmnist.data.datasets import eval_name
     from jaxmnist.devices import distributed
+    from jaxmnist.evaluate import evaluate_checkpoints
+    from jaxmnist.record import find_runs
+    from jaxmnist.record.metrics import describe_evaluation
 
     config = distributed.from_first(record.load_config)
     if config is None:
-        others = listing.several(record.path)
+        others = find_runs.several(record.path)
         raise UserError(
             f"{others}. Name one of them."
             if others
             else f"{record.path} holds no run to evaluate: train there first."
         )
-    config_lib.override(config, args.config_fields)
-    config_lib.check(config, training=False)
-    name = config_lib.eval_name(config)
-    found = runs.evaluate_checkpoints(config, record.path, screen)
+    checks.override(config, args.config_fields)
+    checks.check(config, training=False)
+    found = evaluate_checkpoints(config, record.path, screen)
     screen.close()
     for seed, step, metrics in found:
         if distributed.is_first():
             which = f"seed {seed}: " if config.num_seeds > 1 else ""
             on = f" on {config.dataset}'s {config.eval_split}"
-            print(which + hooks.describe(step, name, [metrics]) + on)
+            print(which + describe_evaluation(step, eval_name(config), [metrics]) + on)
 
 
 def _say_the_end(
     results: dict[str, Any], config: "ConfigDict", record: "Workdir", reaches: str | None
 ) -> None:
     """What was reached, and the commands that come next."""
-    from jaxmnist import config as config_lib
     from jaxmnist.data import datasets
     from jaxmnist.record import results as results_lib
 
-    done = results_lib.summary(results, config_lib.eval_name(config), record.path)
+    done = results_lib.summary(results, datasets.eval_name(config), record.path)
     say(done)
     if results["dataset"]["name"] == datasets.SAMPLE:
         trained = results["dataset"]["num_examples"]["train"]

@@ -18,9 +18,6 @@ from jaxmnist.errors import UserError, first_line
 
 T = TypeVar("T")
 
-# The learning rate's peak: a float, or the array that stands for it in a step.
-Hyperparams = dict[str, Any]
-
 # What optax finds and we do not use, and why.
 _REFUSED = {
     "contrib.dpsgd": "it needs the gradient of each example, and a run has that of their mean",
@@ -39,34 +36,35 @@ _SHAPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """An optimizer of optax and its schedule, but for the learning rate, which a step is given.
+    """An optimizer of optax and its schedule.
 
-    So runs that differ in this alone share a compiled step. Equal by value, for the same reason.
-    Other numbers stay Python's: of an array 1 - b2 is rounded to float32, of a float it is not.
+    Equal by value, so that runs which differ in other things share a compiled step.
 
     Attributes:
-      name: optax's, such as "adamw" or "contrib.muon".
+      name: optax's name, such as "adamw" or "contrib.muon".
       options: its keyword arguments, as Python literals.
-      decay: the config's schedule.
-      num_steps: of the schedule, with the warm-up.
-      warmup_steps: of the linear warm-up from 0.
+      learning_rate: the peak of the schedule.
+      decay: the config's schedule: "constant", "linear" or "cosine".
+      num_steps: the length of the schedule, with the warm-up.
+      warmup_steps: the length of the linear warm-up from 0.
     """
 
     name: str
     options: tuple[tuple[str, str], ...]
+    learning_rate: float
     decay: str
     num_steps: int
     warmup_steps: int
 
-    def schedule(self, hyperparams: Hyperparams) -> optax.Schedule:
+    @property
+    def schedule(self) -> optax.Schedule:
         """Learning rate by step: a linear warm-up, then the decay, to 0 at the end.
 
         polyak_sgd alone has none, but a bound on what it finds itself: then that.
         """
         if self.name == "polyak_sgd":
             return optax.constant_schedule(self._kwargs.get("max_learning_rate", 1.0))
-        peak = hyperparams["learning_rate"]
-        rest = max(self.num_steps - self.warmup_steps, 1)
+        peak, rest = self.learning_rate, max(self.num_steps - self.warmup_steps, 1)
         decay = {
             "constant": lambda: optax.constant_schedule(peak),
             "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
@@ -77,13 +75,14 @@ class Optimizer:
         ramp = optax.linear_schedule(0.0, peak, self.warmup_steps)
         return optax.join_schedules([ramp, decay], [self.warmup_steps])
 
-    def __call__(self, hyperparams: Hyperparams) -> optax.GradientTransformationExtraArgs:
-        """optax's own, for this learning rate."""
+    @property
+    def tx(self) -> optax.GradientTransformationExtraArgs:
+        """optax's own transformation."""
         kwargs = self._kwargs
         if self.name in _CONSTANT_RATE:
-            kwargs["learning_rate"] = hyperparams["learning_rate"]
+            kwargs["learning_rate"] = self.learning_rate
         elif self.name != "polyak_sgd":
-            kwargs["learning_rate"] = self.schedule(hyperparams)
+            kwargs["learning_rate"] = self.schedule
         # Extra arguments, so that optimizers that look at the loss (polyak_sgd, lbfgs) work too.
         return optax.with_extra_args_support(_optimizers()[self.name](**kwargs))
 
@@ -106,8 +105,8 @@ class Optimizer:
         return optax.contrib.schedule_free_eval_params(opt_state, params)
 
 
-def create_optimizer(config: ConfigDict) -> tuple[Optimizer, Hyperparams]:
-    """The optimizer of a config, such as "adamw(b1=0.95, weight_decay=1e-4)", and its rate.
+def create_optimizer(config: ConfigDict) -> Optimizer:
+    """The optimizer of a config, such as "adamw(b1=0.95, weight_decay=1e-4)", and its schedule.
 
     `config.optimizer` names any of optax's ("adam", "contrib.muon"), with its keyword arguments
     as Python literals; the learning rate is the schedule's.
@@ -132,10 +131,11 @@ def create_optimizer(config: ConfigDict) -> tuple[Optimizer, Hyperparams]:
     options = tuple((argument, repr(value)) for argument, value in kwargs.items())
     if any(re.search(r"\binf", text) for _, text in options):  # 1e999 is a literal.
         raise UserError(f"{where} is not allowed: its numbers must be finite.")
-    optimizer = Optimizer(name, options, config.schedule, config.num_steps, config.warmup_steps)
+    schedule = (config.learning_rate, config.schedule, config.num_steps, config.warmup_steps)
+    optimizer = Optimizer(name, options, float(schedule[0]), *schedule[1:])
     if refusal := _refusal(optimizer):
         raise UserError(f"{where} is not allowed: {refusal}.")
-    return optimizer, {"learning_rate": float(config.learning_rate)}
+    return optimizer
 
 
 def _parse(expression: str) -> tuple[str, dict]:
@@ -168,7 +168,7 @@ def _optimizers() -> dict[str, Callable]:
     return found
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)  # A config is checked several times before it is trained.
 def _refusal(optimizer: Optimizer) -> str:
     """Why a run cannot use it; "" if it can: update, fetch, fingerprint, save and restore."""
     has_schedule = optimizer.decay != "constant" or optimizer.warmup_steps
@@ -178,8 +178,8 @@ def _refusal(optimizer: Optimizer) -> str:
     def loss_fn(params):
         return sum(jnp.sum(x) for x in jax.tree.leaves(params))
 
-    def step(params, hyperparams):
-        tx = optimizer(hyperparams)
+    def step(params):
+        tx = optimizer.tx
         before = tx.init(params)
         value, grad = jax.value_and_grad(loss_fn)(params)
         extra = {"value": value, "grad": grad, "value_fn": loss_fn}
@@ -190,7 +190,7 @@ def _refusal(optimizer: Optimizer) -> str:
     try:
         if optimizer.averages and not optimizer._kwargs.get("b1", 0.9) > 0:
             return "its b1 must be above 0"
-        updates, before, after, _ = jax.eval_shape(step, params, {"learning_rate": _float32(())})
+        updates, before, after, _ = jax.eval_shape(step, params)
     except Exception as e:
         return f"optax refuses it: {first_line(e)}"
     if _shapes(updates) != _shapes(params):

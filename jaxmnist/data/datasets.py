@@ -8,6 +8,7 @@ import numpy as np
 import requests
 import tensorflow_datasets as tfds
 from jaxtyping import Integer, UInt8
+from ml_collections import ConfigDict
 
 from jaxmnist.data import idx, tfds_builders
 from jaxmnist.errors import UserError, first_line, warn
@@ -145,6 +146,12 @@ def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
             "in 'train[:80%]', 'train[100:200]' or 'train+test'."
         )
     return ranges
+
+
+def eval_name(config: ConfigDict) -> str:
+    """What to call the evaluation's split in metrics: "test", or "validation" if cut from train."""
+    bases = {base for base, _, _ in slice_of(config.dataset, config.eval_split)}
+    return "test" if bases == {"test"} else "validation"
 
 
 def _load_sample(splits: list[str]) -> Dataset:

@@ -16,7 +16,7 @@ from jaxmnist.data import datasets
 from jaxmnist.devices import distributed
 from jaxmnist.devices.sharding import Layout
 
-Batch = dict[str, Shaped[Array, "batch ..."]]
+Batch = dict[str, Shaped[Array, "..."]]
 
 
 @struct.dataclass
@@ -30,6 +30,15 @@ class Examples:
         return len(self.labels)
 
 
+def put_on_device(
+    images: UInt8[np.ndarray, "n height width channels"],
+    labels: Integer[np.ndarray, " n"],
+    layout: Layout,
+) -> Examples:
+    """A split's arrays, moved to every device of the layout."""
+    return Examples(layout.put(images), layout.put(labels.astype(np.int32)))
+
+
 class Data:
     """The data of runs, which stay on the devices for the next run that wants the same.
 
@@ -41,10 +50,6 @@ class Data:
         self.allow_sample = True
         self._key: Any = None
         self._loaded: tuple[datasets.Dataset, tuple[Examples, Examples]]
-
-    def is_empty(self) -> bool:
-        """Whether no run has loaded any yet."""
-        return self._key is None
 
     def load(
         self, config: ConfigDict, layout: Layout
@@ -72,102 +77,86 @@ class ShuffledBatches:
     """
 
     def __init__(
-        self,
-        examples: Examples,
-        key: Key[Array, "*runs"],
-        batch_size: int,
-        layout: Layout | None = None,
+        self, examples: Examples, key: Key[Array, "..."], batch_size: int, layout: Layout
     ):
-        """Of a run, or with a key for each of the layout's.
-
-        Raises ValueError for a batch that is larger than the split.
-        """
+        """Raises ValueError for a batch that is larger than the split."""
         if not 1 <= batch_size <= len(examples):
             raise ValueError(f"batch_size={batch_size} of {len(examples)} examples")
         self._examples, self._key, self._batch_size = examples, key, batch_size
-        self._layout = layout or Layout.create()
-        self._permutations: dict[int, Int[Array, "*runs n"]] = {}
-        self._order: Int[Array, "*runs m"] | None = None
+        self._layout = layout
+        self._permutations: dict[int, Int[Array, "... n"]] = {}
+        self._order: Int[Array, "... m"] | None = None
+        draw = functools.partial(_permutation, n=len(examples))
+        self._permutation = layout.jit(draw, layout.state, in_axes=(0, None))
+        self._concatenate = layout.jit(lambda *parts: jnp.concatenate(parts), layout.state)
+        self._take = functools.cache(self._jit_take)
 
-    def __call__(self, step: int, count: int | None = None) -> Batch:
+    def __call__(self, step: int, count: int = 1) -> Batch:
         """Batch `step`: "image" float32 (batch, h, w, c) in [0, 1], "label" int32 (batch,).
 
-        With a `count`, the batches of as many steps, stacked along a first axis. Several runs'
-        batches have an axis more before that of the examples.
+        With a `count` above 1, the batches of as many steps, stacked along a first axis.
         """
-        shape = (self._batch_size,) if count is None else (count, self._batch_size)
-        epoch, offset = divmod(step * self._batch_size, len(self._examples))
-        end = epoch + 1 + math.ceil(math.prod(shape) / len(self._examples))
-        if list(self._permutations) != list(range(epoch, end)):
-            self._permutations = {e: self._permutation(e) for e in range(epoch, end)}
-            self._order = _concatenate(list(self._permutations.values()), self._layout)
-        offset = self._layout.put(np.int32(offset))
-        return _take(self._examples, self._order, offset, shape, self._layout)
+        first = step * self._batch_size
+        epoch, offset = divmod(first, len(self._examples))
+        size = count * self._batch_size
+        epochs = range(epoch, epoch + 1 + math.ceil(size / len(self._examples)))
+        if list(self._permutations) != list(epochs):
+            self._permutations = {e: self._permutation_of(e) for e in epochs}
+            self._order = self._concatenate(*self._permutations.values())
+        return self._take(count)(self._examples, self._order, self._layout.put(np.int32(offset)))
 
-    def _permutation(self, epoch: int) -> Int[Array, "*runs n"]:
+    def _permutation_of(self, epoch: int) -> Int[Array, "... n"]:
         if epoch in self._permutations:
             return self._permutations[epoch]
-        epoch = self._layout.put(np.int32(epoch))
-        return _permutation(self._key, epoch, len(self._examples), self._layout)
+        return self._permutation(self._key, self._layout.put(np.int32(epoch)))
+
+    def _jit_take(self, count: int) -> jax.stages.Wrapped:
+        stacked = count > 1
+        shape = (count, self._batch_size) if stacked else (self._batch_size,)
+        sharding = self._layout.batch(stacked=stacked)
+
+        def take(examples: Examples, order: Int[Array, " m"], offset: Int[Array, ""]) -> Batch:
+            index = jax.lax.dynamic_slice_in_dim(order, offset, math.prod(shape)).reshape(shape)
+            # Each device gathers its own part.
+            index = jax.lax.with_sharding_constraint(index, sharding)
+            return {"image": to_float(examples.images[index]), "label": examples.labels[index]}
+
+        return self._layout.jit(take, self._layout.batches(stacked=stacked), (None, 0, None))
 
 
-@functools.partial(jax.jit, static_argnames=("n", "layout"))
-def _permutation(
-    key: Key[Array, "*runs"], epoch: Int[Array, ""], n: int, layout: Layout
-) -> Int[Array, "*runs n"]:
-    def draw(key):
-        return jax.random.permutation(jax.random.fold_in(key, epoch), n)
-
-    return jax.lax.with_sharding_constraint(layout.over_runs(draw)(key), layout.state)
+def _permutation(key: Key[Array, ""], epoch: Int[Array, ""], n: int) -> Int[Array, " n"]:
+    return jax.random.permutation(jax.random.fold_in(key, epoch), n)
 
 
-@functools.partial(jax.jit, static_argnames="layout")
-def _concatenate(parts: list[Int[Array, "*runs n"]], layout: Layout) -> Int[Array, "*runs m"]:
-    return jax.lax.with_sharding_constraint(jnp.concatenate(parts, axis=-1), layout.state)
-
-
-@functools.partial(jax.jit, static_argnames=("shape", "layout"))
-def _take(
-    examples: Examples,
-    order: Int[Array, "*runs m"],
-    offset: Int[Array, ""],
-    shape: tuple[int, ...],
-    layout: Layout,
-) -> Batch:
-    index = jax.lax.dynamic_slice_in_dim(order, offset, math.prod(shape), axis=-1)
-    index = index.reshape(*index.shape[:-1], *shape)
-    stacked = len(shape) > 1
-    if stacked:
-        index = jnp.moveaxis(index, -2, 0)  # The steps before the runs.
-    # Each device gathers its own part.
-    index = jax.lax.with_sharding_constraint(index, layout.batch(stacked=stacked))
-    return {"image": to_float(examples.images[index]), "label": examples.labels[index]}
-
-
-def ordered_batches(
-    examples: Examples, batch_size: int, layout: Layout | None = None
-) -> Iterator[Batch]:
+class OrderedBatches:
     """Every example once, in order; the last batch is filled up with "mask" False.
 
-    Yields "image" and "label" as ShuffledBatches does for one run, and "mask" bool (batch,).
-    The batch size is raised to what the layout's devices divide.
+    Iterating gives "image" and "label" as ShuffledBatches does for one run, and "mask", bool
+    (batch,). All runs of a layout see the same.
+
+    Attributes:
+      num_examples: how many there are.
+      batch_size: of every batch: raised to what the layout's devices divide.
     """
-    layout = layout or Layout.create()
-    size = layout.round_up(min(batch_size, len(examples)))
-    for start in range(0, len(examples), size):
-        yield _take_in_order(examples, layout.put(np.int32(start)), size, layout)
 
+    def __init__(self, examples: Examples, batch_size: int, layout: Layout):
+        self.num_examples = len(examples)
+        self.batch_size = layout.round_up(min(batch_size, self.num_examples))
+        self._examples, self._layout = examples, layout
 
-@functools.partial(jax.jit, static_argnames=("size", "layout"))
-def _take_in_order(examples: Examples, start: Int[Array, ""], size: int, layout: Layout) -> Batch:
-    index = jax.lax.with_sharding_constraint(start + jnp.arange(size), layout.examples)
-    mask = index < len(examples)
-    index = jnp.minimum(index, len(examples) - 1)
-    return {
-        "image": to_float(examples.images[index]),
-        "label": examples.labels[index],
-        "mask": mask,
-    }
+        def take(examples: Examples, start: Int[Array, ""]) -> Batch:
+            index = start + jnp.arange(self.batch_size, dtype=jnp.int32)
+            index = jax.lax.with_sharding_constraint(index, layout.batch())
+            mask = index < self.num_examples
+            index = jnp.minimum(index, self.num_examples - 1)
+            image = to_float(examples.images[index])
+            return {"image": image, "label": examples.labels[index], "mask": mask}
+
+        self._take = jax.jit(take, out_shardings=layout.batch())
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, self.num_examples, self.batch_size):
+            yield self._take(self._examples, self._layout.put(np.int32(start)))
 
 
 def to_float(images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
@@ -175,13 +164,3 @@ def to_float(images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
     # In rows, because a CPU's vector instructions run along the last axis, here of one channel.
     rows = images.reshape(*images.shape[:-3], -1)
     return (rows.astype(jnp.float32) / 255).reshape(images.shape)
-
-
-def put_on_device(
-    images: UInt8[np.ndarray, "n height width channels"],
-    labels: Integer[np.ndarray, " n"],
-    layout: Layout | None = None,
-) -> Examples:
-    """A split's arrays, moved to every device of the layout; by default to all there are."""
-    layout = layout or Layout.create()
-    return Examples(layout.put(images), layout.put(labels.astype(np.int32)))

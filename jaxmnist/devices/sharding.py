@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from jaxmnist.errors import UserError
 
@@ -18,12 +21,15 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How runs that train at once share a mesh of devices, with the axes "seed" and "data".
+    """How arrays are laid out on a mesh of devices, with the axes "seed" and "data".
+
+    Runs that differ in their seeds alone can train at once. This class is the one place that
+    knows: all other code is written for one run, `jit` makes functions of it those of all, and
+    their arrays have one more axis then, the first.
 
     Attributes:
-      mesh: runs are spread over "seed", the examples of their batches over "data".
-      num_runs: how many train at once. The arrays of several have one more axis, the first, or,
-        where steps are stacked, the second.
+      mesh: the devices; runs are spread over "seed", the examples of their batches over "data".
+      num_runs: how many runs train at once.
     """
 
     mesh: Mesh | AbstractMesh
@@ -54,69 +60,67 @@ class Layout:
         return math.ceil(batch_size / count) * count
 
     @property
-    def state(self) -> NamedSharding:
-        """Of a state: every device has the whole of it, or of its runs'."""
-        return self._named(*self._runs)
+    def everywhere(self) -> NamedSharding:
+        """The sharding of what every device has the whole of."""
+        return NamedSharding(self.mesh, PartitionSpec())
 
     @property
-    def everywhere(self) -> NamedSharding:
-        """Of what every device has the whole of."""
-        return self._named()
+    def state(self) -> NamedSharding:
+        """The sharding of states: every device has the whole of one, or those of its runs."""
+        return NamedSharding(self.mesh, PartitionSpec(*self._runs))
+
+    def batches(self, *, stacked: bool = False) -> NamedSharding:
+        """The sharding of the batches of all runs, with `stacked` those of several steps."""
+        return NamedSharding(self.mesh, PartitionSpec(*self._runs, *[None] * stacked, "data"))
 
     def batch(self, *, stacked: bool = False) -> NamedSharding:
-        """Of a batch, or of the stacked batches of several steps."""
-        return self._named(*((None,) if stacked else ()), *self._runs, "data")
-
-    @property
-    def examples(self) -> NamedSharding:
-        """Of a batch that all runs see."""
-        return self._named("data")
+        """The sharding of the batch of one run, or of one that all runs see."""
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * stacked, "data"))
 
     @property
     def _runs(self) -> tuple[str, ...]:
         return ("seed",) if self.num_runs > 1 else ()
 
-    def _named(self, *axes: str | None) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(*axes))
+    def jit(
+        self, function: Callable, out_shardings: Any, in_axes: Any = 0, **options: Any
+    ) -> jax.stages.Wrapped:
+        """jax.jit of a function of one run's arrays, made one of all runs' by jax.vmap.
+
+        Args:
+          function: the function.
+          out_shardings: as of jax.jit.
+          in_axes: as of jax.vmap: None for an argument that is the same for all runs.
+          options: other arguments of jax.jit.
+        """
+        if self.num_runs > 1:
+            function = jax.vmap(function, in_axes, spmd_axis_name="seed")
+        return jax.jit(function, out_shardings=out_shardings, **options)
+
+    def split(self, tree: Any) -> list[Any]:
+        """The trees of NumPy arrays of the runs, one for each, from that of all."""
+        if self.num_runs == 1:
+            return [tree]
+        return [jax.tree.map(lambda x, i=i: np.asarray(x[i]), tree) for i in range(self.num_runs)]
+
+    def stack(self, trees: Sequence[Any]) -> Any:
+        """The opposite of `split`."""
+        return trees[0] if self.num_runs == 1 else jax.tree.map(lambda *x: np.stack(x), *trees)
 
     def put(self, tree: Any, sharding: NamedSharding | None = None) -> Any:
-        """Arrays of the host, the same in each process, moved to the devices (`everywhere`)."""
+        """Arrays of the host, the same in each process, moved to the devices.
+
+        Args:
+          tree: the arrays.
+          sharding: of all of them; by default `everywhere`.
+        """
         to = sharding or self.everywhere
 
         def put(x):
             x = np.asarray(x)
             # Copied, since a CPU's JAX may use the host's memory, and a state's is given away.
-            shards = [
-                jax.device_put(np.array(x[index]), device)
-                for device, index in to.addressable_devices_indices_map(x.shape).items()
-            ]
-            return jax.make_array_from_single_device_arrays(x.shape, to, shards)
+            return jax.make_array_from_callback(x.shape, to, lambda index: np.array(x[index]))
 
         return jax.tree.map(put, tree)
-
-    def over_runs(self, function: Callable, in_axes: Any = 0) -> Callable:
-        """`function` of one run's arrays, made one of all runs' where there are several."""
-        if self.num_runs == 1:
-            return function
-        return jax.vmap(function, in_axes, spmd_axis_name="seed")
-
-    def per_example(self, function: Callable) -> Callable:
-        """`function(x, *weights)`, told that its examples, x's first axis, are independent.
-
-        For a function that XLA cannot split by itself, as one that reshapes examples into rows.
-        """
-        if self.mesh.size == 1:
-            return function
-        batch, copied = PartitionSpec("data"), PartitionSpec()
-
-        @functools.wraps(function)
-        def split(x, *weights):
-            specs = (batch, *(copied for _ in weights))
-            return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=batch)(
-                x, *weights
-            )
-
-        return split
 
     def settle(self, tree: T) -> T:
         """Waits for `tree` where the steps of several devices must not overlap: on CPUs.
@@ -127,13 +131,25 @@ class Layout:
             jax.block_until_ready(tree)
         return tree
 
-    def each_run(self, tree: Any) -> Iterator[Any]:
-        """Arrays of the host, run by run."""
-        if self.num_runs == 1:
-            yield tree
-            return
-        for i in range(self.num_runs):
-            yield jax.tree.map(lambda x, i=i: np.asarray(x[i]), tree)
+
+@dataclasses.dataclass(frozen=True)
+class PerExample:
+    """A function for `models.ConvPool`, told that examples, x's first axis, are independent.
+
+    For one that XLA cannot split by itself, as it reshapes examples into rows. Equal by value, so
+    that networks with it are.
+    """
+
+    function: Callable[..., Array]
+    mesh: Mesh | AbstractMesh
+
+    def __call__(self, x: Array, kernel: Array, bias: Array, dtype: DTypeLike | None) -> Array:
+        function = functools.partial(self.function, dtype=dtype)
+        if len(x) % self.mesh.shape["data"]:  # The one example of an initialization.
+            return function(x, kernel, bias)
+        specs = (PartitionSpec("data"), PartitionSpec(), PartitionSpec())
+        split = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=specs[0])
+        return split(x, kernel, bias)
 
 
 def fetch(tree: Any) -> Any:

@@ -1,7 +1,6 @@
 """Checkpoints in a workdir: written without stalling the loop, checked when they are read."""
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -10,13 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxmnist.errors import UserError, first_line, warn
-from jaxmnist.models import describe_arrays
-from jaxmnist.train_step import TrainState
+from jaxmnist.record.network import describe_arrays, fingerprint, first_difference
 
 KEEP = 3
 # What tensorstore says of the machine, not of the file.
@@ -27,27 +24,6 @@ _OF_THE_MACHINE = re.compile(
 
 class Damaged(Exception):
     """A checkpoint's files can be read, but are not what was written."""
-
-
-def fingerprint(tree: Any) -> str:
-    """SHA-256 over the names, types, shapes and values of a tree of arrays."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        # As bytes, since a buffer of bfloat16 has no name in Python.
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def first_difference(there: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """In what a description differs from the one that was saved, in words; None if in nothing."""
-    # An optimizer's state follows the parameters, so these say what was changed.
-    for name in sorted([*now, *there], key=lambda name: name.startswith("opt_state")):
-        if there.get(name) != now.get(name):
-            was, is_now = (each.get(name, "missing") for each in (there, now))
-            return f"{name} ({was} there, {is_now} now)"
-    return None
 
 
 class Checkpoints:
@@ -87,12 +63,11 @@ class Checkpoints:
         The first one is read back, so that no run ends with checkpoints that cannot be read.
 
         Raises:
-          UserError: this one, or the one before, cannot be written or read back, or what it
-            holds is not finite. Older ones are whole.
+          UserError: this one, or the one before, cannot be written or read back. Older ones are
+            whole.
         """
         if step in self._manager.all_steps():
             return
-        _check_finite(step, tree)
         sums = {"sha256": fingerprint(tree), "params_sha256": fingerprint(tree["params"])}
         args = _composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(sums))
         with self._explained("write"):
@@ -238,27 +213,8 @@ def restore(
     )
 
 
-def saved_part(state: TrainState) -> dict[str, Any]:
-    """What of a state is saved; the rest follows from the config."""
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
-
-
 def _composite(**args: Any) -> ocp.args.Composite:
     return ocp.args.Composite(**args)
-
-
-def _check_finite(step: int, tree: dict[str, Any]) -> None:
-    """Raises UserError if parameters, or an optimizer's averages, have diverged."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        is_param = path[0].key == "params"
-        # Some optimizers keep an infinite number on purpose, such as a bound; but never a NaN.
-        ok = np.isfinite(leaf) if is_param or np.ndim(leaf) else ~np.isnan(leaf)
-        if not np.all(ok):
-            what = "parameters are" if is_param else "optimizer's state is"
-            raise UserError(
-                f"the {what} not finite after step {step}: lower the learning rate; any "
-                "checkpoint is from before."
-            )
 
 
 @contextlib.contextmanager

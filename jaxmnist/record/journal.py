@@ -1,163 +1,309 @@
-"""The records of the runs that train at once: each in its own workdir, kept by process 0 alone."""
+"""The journal of the runs that train at once: checkpoints, metrics, the screen and the clock."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from jaxmnist.devices import distributed
+from jaxmnist.data import datasets
+from jaxmnist.devices import distributed, machine
 from jaxmnist.devices.sharding import Layout, fetch
+from jaxmnist.errors import UserError
 from jaxmnist.files import write_json
 from jaxmnist.record import checkpoints
 from jaxmnist.record import results as results_lib
-from jaxmnist.record.checkpoints import Checkpoints, saved_part
-from jaxmnist.record.metrics import MetricWriter
-from jaxmnist.record.workdir import Workdir
-from jaxmnist.train_step import TrainState
+from jaxmnist.record.checkpoints import Checkpoints
+from jaxmnist.record.metrics import MetricWriter, describe_evaluation, mean
+from jaxmnist.record.network import describe_network
+from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Run
 
 if TYPE_CHECKING:
     from jaxmnist.record.events import EventFile
+    from jaxmnist.train_step import TrainState
 
 
-class Records:
-    """Checkpoints and metrics of each run; all processes call it, and process 0 writes.
+class Session(NamedTuple):
+    """Where runs tell of themselves.
 
     Attributes:
-      seconds: that the newest record tells of training.
-      starts: of each run, as Workdir.save_start has them; none in other processes than the first.
+      screen: where they say what they do.
+      on_metrics: called with each line of metrics.jsonl, a dict, and the "seed" of its run.
+      since: the age of this process, in seconds, when the first run began.
     """
 
-    def __init__(
-        self,
-        workdirs: list[Workdir],
-        layout: Layout,
-        on_metrics: Callable[[dict[str, Any]], None] | None = None,
-    ):
-        self._workdirs = workdirs if distributed.is_first() else []
-        self._layout, self._on_metrics = layout, on_metrics
-        self._seeds: list[int] = []
+    screen: Screen
+    on_metrics: Callable[[dict[str, Any]], None] | None = None
+    since: float = 0.0
+
+
+class Journal:
+    """All that runs which train at once write and show; process 0 writes, and all call it.
+
+    Attributes:
+      screen: the screen.
+      layout: the layout of the runs.
+      split: what their evaluation is called, "test" or "validation".
+      step: the newest step.
+      latest: the newest loss and accuracy by split, for each run.
+      seconds: the seconds that were spent on "data", "compile", "eval" and until "first_step".
+    """
+
+    def __init__(self, runs: Sequence[Run], layout: Layout, session: Session):
+        self.screen, self.layout, self.step = session.screen, layout, 0
+        self.split = datasets.eval_name(runs[0].config)
+        self.latest: dict[str, list[dict[str, float]]] = {}
+        self.seconds: dict[str, float] = {}
+        self.runs, self._session = runs, session
+        self._pending: list[dict[str, Any]] = []
+        self._clock, self._logged = time.perf_counter(), (0, 0.0)
+        # Of each run, in process 0.
         self._checkpoints: list[Checkpoints] = []
         self._writers: list[MetricWriter] = []
-        self.seconds = 0.0
-        self.starts: list[list[dict[str, Any]]] = []
+        self._starts: list[list[dict[str, Any]]] = []
 
-    def open(
-        self,
-        configs: list[ConfigDict],
-        network: dict[str, Any],
-        state: TrainState,
-        begun: Callable[[], None] = lambda: None,
-    ) -> TrainState:
-        """Records the runs, and returns the state of the newest checkpoint that all of them have.
+    def __enter__(self) -> "Journal":
+        return self
 
-        Or `state`, if there is none. A run that is refused leaves its workdir as it was.
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as every:  # Closes all, also where one cannot be.
+            for each in (*self._checkpoints, *self._writers):
+                every.callback(each.close)
+
+    def restore(self, state: "TrainState", whole: Run | None = None) -> "TrainState":
+        """Opens the workdirs; returns the state of the newest checkpoint that all runs have.
+
+        Or `state`, that before the first step, if there is none. A run that is refused leaves its
+        workdir as it was.
 
         Args:
-          configs: of the runs.
-          network: as train_step.describe_network gives it.
-          state: before the first step.
-          begun: called by process 0 before the first write, when nothing can be refused any more.
+          state: the state before the first step.
+          whole: the run of several seeds that these are part of, which is recorded too.
 
         Raises:
           UserError: a workdir cannot be written, or is the record of another training, or has
             checkpoints of which none can be read.
         """
-        tree = distributed.from_first(lambda: self._open(configs, network, state, begun))
-        if tree is None:
-            return state
-        return state.replace(**self._layout.put(tree, self._layout.state))
+        found, already, self.latest = distributed.from_first(lambda: self._open(state, whole))
+        self.step = int(np.max(found["step"])) if found else 0
+        self._logged = self.step, already
+        self._clock = time.perf_counter() - already
+        return state.replace(**self.layout.put(found, self.layout.state)) if found else state
 
     def _open(
-        self,
-        configs: list[ConfigDict],
-        network: dict[str, Any],
-        state: TrainState,
-        begun: Callable[[], None],
-    ) -> dict[str, Any] | None:
-        for workdir, config in zip(self._workdirs, configs, strict=True):
-            workdir.check(config)
-        shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved_part(state))
-        target = next(self._layout.each_run(shapes))
-        self._checkpoints = [Checkpoints(workdir.checkpoints) for workdir in self._workdirs]
-        trees, damaged = checkpoints.restore(self._checkpoints, target)
-        step = int(trees[0]["step"]) if trees else 0
-        begun()
+        self, state: "TrainState", whole: Run | None
+    ) -> tuple[dict[str, Any] | None, float, dict[str, list[dict[str, float]]]]:
+        for run in self.runs:
+            run.workdir.check(run.config)
+        shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.saved_part())
+        network = describe_network(state.model, tuple(self.runs[0].config))
+        self._checkpoints = [Checkpoints(run.workdir.checkpoints) for run in self.runs]
+        found, damaged = checkpoints.restore(self._checkpoints, self.layout.split(shapes)[0])
+        step = int(found[0]["step"]) if found else 0
+        if whole:  # Nothing can be refused any more.
+            whole.workdir.save(whole.config)
         for each in self._checkpoints:
             for newer in (newer for newer in each.steps() if newer > step):
-                # A whole one is set aside too, where another run of the group has none of its step:
-                # it is of the way that the run took before.
+                # A whole one is set aside too, where another of the runs has none of its step: it
+                # is of the way that the run took before.
                 each.set_aside(newer, "damaged" if (each, newer) in damaged else "superseded")
-        for workdir, config in zip(self._workdirs, configs, strict=True):
+        for config, workdir in self.runs:
             if step < config.num_steps:
-                before = workdir.load_config() if trees else None
-                self.starts.append(workdir.save_start(step, config, network, before))
+                before = workdir.load_config() if found else None
+                self._starts.append(workdir.save_start(step, config, network, before))
             else:
-                self.starts.append(workdir.load_run().get("starts", []))
+                self._starts.append(workdir.load_run().get("starts", []))
             workdir.save(config)
             self._writers.append(MetricWriter(workdir, step))
-            self._seeds.append(config.seed)
-        self.seconds = max(writer.seconds for writer in self._writers)
-        if not trees:
-            return None
-        return trees[0] if len(trees) == 1 else jax.tree.map(lambda *x: np.stack(x), *trees)
+        newest = [{line["split"]: line for line in writer.kept} for writer in self._writers]
+        latest = {
+            split: [{k: each[split][k] for k in ("loss", "accuracy")} for each in newest]
+            for split in set.intersection(*map(set, newest))
+        }
+        already = max(line["seconds"] for w in self._writers for line in [{"seconds": 0.0}, *w.kept])
+        return (self.layout.stack(found) if found else None), already, latest
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts to write a checkpoint of each run; raises UserError as Checkpoints.save does."""
-        fetched = fetch(saved_part(state))
-        if not self._checkpoints:
-            return
-        # A copy of our own: the loop gives the state's memory to the next step.
-        tree = jax.tree.map(np.array, fetched)
-        for each, part in zip(self._checkpoints, self._layout.each_run(tree), strict=True):
-            each.save(step, part)
+    @contextmanager
+    def phase(self, name: str, what: str) -> Iterator[None]:
+        """Within, the screen tells of a phase, whose seconds are added to those of `what`."""
+        start = time.perf_counter()
+        with self.screen.phase(name):
+            yield
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - start
 
-    def write(self, step: int, split: str, seconds: float, runs: list[dict[str, float]]) -> None:
-        """The metrics of each run."""
-        for i, (writer, metrics) in enumerate(zip(self._writers, runs, strict=False)):
-            record = writer.write(step, split, seconds, metrics)
-            if self._on_metrics is not None:
-                self._on_metrics(record | {"seed": self._seeds[i]})
+    def start(self) -> int:
+        """From now on the runs train; returns the step at which they stand."""
+        _, already = self._logged
+        self._clock = time.perf_counter() - already
+        self.screen.start(self.runs[0].config.num_steps, self.step)
+        return self.step
 
-    def events(self, split: str) -> "list[EventFile]":
-        """The event file of a split, of each run; none in other processes than the first."""
-        return [writer.events(split) for writer in self._writers]
+    def trained_seconds(self) -> float:
+        """The seconds spent on training, less `pause`, with those of earlier processes."""
+        return time.perf_counter() - self._clock
 
-    def latest(self, split: str) -> list[dict[str, float]]:
-        """The newest metrics of each run; none in other processes, or if one has not any."""
-        latest = [writer.latest[split] for writer in self._writers if split in writer.latest]
-        return latest if len(latest) == len(self._writers) else []
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Within, the seconds are none of training."""
+        start = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - start
 
-    def finish(
-        self, results: list[dict[str, Any]], split: str, *, trained: bool
-    ) -> list[dict[str, Any]]:
-        """Writes the results of each run, and returns them.
+    @property
+    def has_trained(self) -> bool:
+        """Whether this process took any steps."""
+        return "first_step" in self.seconds
 
-        Args:
-          results: of each.
-          split: that was evaluated.
-          trained: whether this process took any steps.
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
+        """Takes the metrics of a call, after which the runs are at `step`; waits for nothing.
+
+        They stay on the device until they are looked at.
         """
-        for i, workdir in enumerate(self._workdirs):
-            results[i] |= {"starts": self.starts[i]}
-            before = workdir.load_results()
-            if not trained and before and before["step"] == results[i]["step"]:
-                results[i] = results_lib.evaluated_again(before, results[i], split)
-            else:
-                self._writers[i].write_hparams(results[i]["config"])
-            write_json(workdir.results, results[i])
-        return results
+        self.step = step
+        self._pending.append(metrics)
+        self.screen.take(step, metrics["loss"])
+        if not self.has_trained:
+            jax.block_until_ready(metrics)
+            self.seconds["first_step"] = machine.process_seconds() - self._session.since
 
-    def wait(self) -> None:
-        """Returns once everything is on disk; raises UserError if something could not be."""
+    def wait_for_steps(self) -> dict[str, np.ndarray]:
+        """Waits for all steps that were added; returns their metrics, of each run and step.
+
+        Raises:
+          UserError: a loss is not finite.
+        """
+        calls, self._pending = jax.device_get(self._pending), []
+        # A call's metrics are those of one step, or of several, of one run, or of several.
+        count = len(self.runs)
+        fetched = {
+            name: np.concatenate([np.reshape(call[name], (count, -1)) for call in calls], axis=1)
+            for name in (calls[0] if calls else {})
+        }
+        if calls and not np.isfinite(fetched["loss"]).all():
+            losses = fetched["loss"]
+            at, run = np.argwhere(~np.isfinite(losses.T))[0]
+            seed = f" of seed {self.runs[run].config.seed}" if count > 1 else ""
+            step = self.step - losses.shape[1] + 1 + at
+            rate = f" ({fetched['learning_rate'][run, at]:g} at that step)"
+            raise _diverged(f"the loss is {losses[run, at]} at step {step}{seed}", rate)
+        if calls:
+            self._keep("train", {name: values[:, -1] for name, values in fetched.items()})
+        return fetched
+
+    def log(self, step: int, state: "TrainState") -> None:
+        """Writes and shows the newest step's metrics, of those that were added since last time."""
+        fetched = self.wait_for_steps()
+        last_step, last_seconds = self._logged
+        now = self.trained_seconds()
+        self._logged = step, now
+        speed = (step - last_step) / max(now - last_seconds, 1e-9)
+        newest = {name: values[:, -1] for name, values in fetched.items()}
+        runs = [each | {"steps_per_second": speed} for each in _each_run(newest, len(self.runs))]
+        self._write(step, "train", runs)
+        self.screen.progress(step, mean(runs))
+
+    def write_evaluation(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Writes and shows an evaluation; raises UserError if its loss is not finite."""
+        self.show_evaluation(step, metrics)
+        self._write(step, self.split, self.latest[self.split])
+
+    def show_evaluation(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+        """Shows an evaluation of a finished run; raises UserError as write_evaluation does."""
+        check_evaluation(step, metrics)
+        self._keep(self.split, metrics)
+        self.screen.line(describe_evaluation(step, self.split, self.latest[self.split]))
+
+    def events(self) -> "list[EventFile]":
+        """The event file of the evaluation, for each run; none in other processes than the first."""
+        return [writer.events(self.split) for writer in self._writers]
+
+    def save(self, step: int, state: "TrainState") -> None:
+        """Starts to write a checkpoint of each run.
+
+        Raises:
+          UserError: the state is not finite, or as Checkpoints.save does.
+        """
+        if self._pending:
+            self.wait_for_steps()
+        fetched = fetch(state.saved_part())
+        _check_state(step, fetched)
+        if self._checkpoints:
+            # A copy of our own: the loop gives the state's memory to the next step.
+            trees = self.layout.split(jax.tree.map(np.array, fetched))
+            for each, tree in zip(self._checkpoints, trees, strict=True):
+                each.save(step, tree)
+
+    def wait_for_checkpoints(self) -> None:
+        """Returns once they are on disk; raises UserError if one could not be written."""
         for each in self._checkpoints:
             each.wait()
 
-    def close(self) -> None:
-        with ExitStack() as every:  # Closes all, also where one cannot be.
-            for each in self._checkpoints:
-                every.callback(each.close)
-            for writer in self._writers:
-                every.callback(writer.close)
+    def finish(self, state: "TrainState", dataset: datasets.Dataset) -> list[dict[str, Any]]:
+        """Writes the results of each run, and returns them.
+
+        Args:
+          state: the state after the last step.
+          dataset: what was trained and evaluated on.
+        """
+        with self.screen.phase("writing a checkpoint"):
+            self.wait_for_checkpoints()
+        seconds = self.seconds | {
+            "train": self.trained_seconds(),
+            "total": machine.process_seconds() - self._session.since,
+        }
+        trees = self.layout.split(fetch({"step": state.step, "params": state.params}))
+        results = []
+        for i, (run, tree) in enumerate(zip(self.runs, trees, strict=True)):
+            names = [name for name in ("train", self.split) if name in self.latest]
+            metrics = {name: self.latest[name][i] for name in names}
+            results.append(results_lib.collect(run.config, dataset, tree, metrics, seconds))
+        for i, writer in enumerate(self._writers):
+            workdir = self.runs[i].workdir
+            results[i] |= {"starts": self._starts[i]}
+            before = workdir.load_results()
+            if not self.has_trained and before and before["step"] == results[i]["step"]:
+                results[i] = results_lib.evaluated_again(before, results[i], self.split)
+            else:
+                writer.write_hparams(results[i]["config"], self.split)
+            write_json(workdir.results, results[i])
+        return results
+
+    def _keep(self, split: str, metrics: dict[str, np.ndarray]) -> None:
+        newest = {name: metrics[name] for name in ("loss", "accuracy")}
+        self.latest[split] = _each_run(newest, len(self.runs))
+
+    def _write(self, step: int, split: str, runs: Sequence[dict[str, float]]) -> None:
+        for run, writer, metrics in zip(self.runs, self._writers, runs, strict=False):
+            line = writer.write(step, split, self.trained_seconds(), metrics)
+            if self._session.on_metrics is not None:
+                self._session.on_metrics(line | {"seed": run.config.seed})
+
+
+def _each_run(metrics: dict[str, np.ndarray], count: int) -> list[dict[str, float]]:
+    values = {name: np.reshape(value, count) for name, value in metrics.items()}
+    return [{name: float(each[i]) for name, each in values.items()} for i in range(count)]
+
+
+def check_evaluation(step: int, metrics: dict[str, np.ndarray]) -> None:
+    """Raises UserError if the loss of an evaluation after a step is not finite."""
+    if not np.isfinite(metrics["loss"]).all():
+        loss = np.max(metrics["loss"])
+        raise _diverged(f"the loss of the evaluation after step {step} is {loss}")
+
+
+def _check_state(step: int, tree: dict[str, Any]) -> None:
+    """Raises UserError if parameters, or an optimizer's averages, are not finite."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        is_param = path[0].key == "params"
+        # Some optimizers keep an infinite number on purpose, such as a bound; but never a NaN.
+        ok = np.isfinite(leaf) if is_param or np.ndim(leaf) else ~np.isnan(leaf)
+        if not np.all(ok):
+            what = "parameters are" if is_param else "optimizer's state is"
+            raise _diverged(f"the {what} not finite after step {step}")
+
+
+def _diverged(what: str, rate: str = "") -> UserError:
+    return UserError(f"{what}: lower the learning rate{rate}; any checkpoint is from before.")

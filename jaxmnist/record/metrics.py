@@ -1,10 +1,11 @@
-"""Where metrics go: metrics.jsonl and TensorBoard event files in the workdir; the clock."""
+"""Where metrics go: metrics.jsonl and TensorBoard event files in the workdir."""
 
 import json
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from jaxmnist.config import FREE_TO_CHANGE
 from jaxmnist.errors import warn
@@ -14,45 +15,24 @@ from jaxmnist.record.workdir import Workdir
 if TYPE_CHECKING:
     from jaxmnist.record.events import EventFile
 
-
 _IN_EACH = {"step", "split", "seconds", "loss", "accuracy"}
 
 
-class Stopwatch:
-    """Seconds spent on training, evaluation left out, continued from an earlier process."""
-
-    def __init__(self, already: float = 0.0):
-        self._start = time.perf_counter() - already
-        self.paused = 0.0
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._start - self.paused
-
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.paused += time.perf_counter() - start
-
-
 class MetricWriter:
-    """Appends metrics to metrics.jsonl and to TensorBoard event files, a folder a split.
+    """Appends metrics to metrics.jsonl and to TensorBoard event files, a folder for each split.
 
-    A run that resumes from `step` writes what came after it again: those records are dropped.
+    A run that resumes from `step` writes what came after it again: those lines are dropped.
 
     Attributes:
-      seconds: the training time of the newest record that was kept.
-      latest: the newest loss and accuracy of each split.
+      kept: what metrics.jsonl holds of the steps up to `step`.
     """
 
     def __init__(self, workdir: Workdir, step: int):
-        found = list(read_records(workdir))
+        found = list(read_metrics(workdir))
         if damaged := len(_lines(workdir)) - len(found):
             warn(f"WARNING: {damaged} damaged lines of {workdir.metrics} are left out.")
-        kept = [r for r in found if r["step"] <= step]
-        self.seconds = max((r["seconds"] for r in kept), default=0.0)
-        self.latest = {r["split"]: {k: r[k] for k in ("loss", "accuracy")} for r in kept}
-        write_text(workdir.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        self.kept = [r for r in found if r["step"] <= step]
+        write_text(workdir.metrics, "".join(json.dumps(r) + "\n" for r in self.kept))
         self._file = workdir.metrics.open("a", buffering=1, encoding="utf-8")
         self._workdir, self._step = workdir, step
         self._events: dict[str, EventFile] = {}
@@ -60,12 +40,11 @@ class MetricWriter:
     def write(
         self, step: int, split: str, seconds: float, metrics: dict[str, float]
     ) -> dict[str, Any]:
-        """Writes `metrics`, plain numbers, of `split` after `step` steps; returns the record."""
-        record = {"step": step, "split": split, **metrics, "seconds": round(seconds, 3)}
-        self._file.write(json.dumps(record) + "\n")
-        self.latest[split] = {name: metrics[name] for name in ("loss", "accuracy")}
+        """Writes the metrics of a split after a step; returns the line as a dict."""
+        line = {"step": step, "split": split, **metrics, "seconds": round(seconds, 3)}
+        self._file.write(json.dumps(line) + "\n")
         self.events(split).write(step, metrics)
-        return record
+        return line
 
     def events(self, split: str) -> "EventFile":
         """The event file of a split."""
@@ -76,8 +55,13 @@ class MetricWriter:
             self._events[split] = EventFile(self._workdir.tensorboard / split, self._step)
         return self._events[split]
 
-    def write_hparams(self, config: dict[str, Any]) -> None:
-        """The fields of its config that a finished run was trained by."""
+    def write_hparams(self, config: dict[str, Any], evaluated: str) -> None:
+        """Writes the fields of its config that a finished run was trained by.
+
+        Args:
+          config: the config.
+          evaluated: the split that it was evaluated on, "test" or "validation".
+        """
         from jaxmnist.record.events import EventFile
 
         hparams = {
@@ -89,8 +73,8 @@ class MetricWriter:
             of_shorter_run.unlink()
         events = EventFile(self._workdir.tensorboard, 0)
         # TensorBoard takes one run's list for all that it shows: the other evaluation is on it too.
-        mine, other = sorted(("test", "validation"), key=lambda split: split not in self.latest)
-        metrics = {mine: (), "train": ("learning_rate", "steps_per_second"), other: ()}
+        other = "validation" if evaluated == "test" else "test"
+        metrics = {evaluated: (), "train": ("learning_rate", "steps_per_second"), other: ()}
         tags = [(k, tag) for k, more in metrics.items() for tag in ("accuracy", "loss", *more)]
         events.write_hparams(hparams, ("learning_rate", "optimizer"), tags)
         events.close()
@@ -102,18 +86,32 @@ class MetricWriter:
                 every.callback(events.close)
 
 
-def read_records(workdir: Workdir) -> Iterator[dict]:
-    """The records of metrics.jsonl, less the lines that are none, as one that a crash cut off."""
-    for line in _lines(workdir):
+def read_metrics(workdir: Workdir) -> Iterator[dict[str, Any]]:
+    """The lines of metrics.jsonl, but those that are damaged, as one that a crash cut off."""
+    for text in _lines(workdir):
         try:
-            record = json.loads(line)
+            line = json.loads(text)
         except ValueError:
             continue
-        if isinstance(record, dict) and set(record) >= _IN_EACH:
-            yield record
+        if isinstance(line, dict) and set(line) >= _IN_EACH:
+            yield line
 
 
 def _lines(workdir: Workdir) -> list[str]:
     if not workdir.metrics.exists():
         return []
     return workdir.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def mean(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the runs."""
+    return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+
+
+def describe_evaluation(step: int, split: str, runs: Sequence[dict[str, float]]) -> str:
+    """The line on the screen about an evaluation of one run, or of several."""
+    metrics = mean(runs)
+    of = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
+    return (
+        f"step {step}: {split} accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}{of}"
+    )

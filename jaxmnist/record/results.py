@@ -2,41 +2,38 @@
 
 import math
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Float, Integer
 from ml_collections import ConfigDict
 
-from jaxmnist import config as config_lib
-from jaxmnist.data.datasets import Dataset
+from jaxmnist.data.datasets import Dataset, eval_name
 from jaxmnist.devices import machine
-from jaxmnist.devices.sharding import Layout
-from jaxmnist.models import layer_table, num_parameters
-from jaxmnist.record.checkpoints import fingerprint
-from jaxmnist.train_step import plain_network
+from jaxmnist.record.network import fingerprint, layer_table
 
 
 def introduction(
-    config: ConfigDict, dataset: Dataset, layout: Layout, compile_seconds: float
+    config: ConfigDict, dataset: Dataset, model: nn.Module, num_runs: int, compile_seconds: float
 ) -> list[str]:
     """The lines that a run starts with: what is trained, how and on what.
 
     Args:
-      config: the run's.
+      config: its config.
       dataset: its training and evaluation splits.
-      layout: of the runs that train at once.
-      compile_seconds: that XLA took.
+      model: its network.
+      num_runs: how many runs train at once.
+      compile_seconds: how long XLA took.
     """
     found, processes = machine.describe(), jax.process_count()
     train, test = dataset.splits
-    layers = layer_table(plain_network(config, dataset.num_classes))
+    layers = layer_table(model)
     shapes = [f"{x.name} {'x'.join(map(str, x.shape))}" for x in layers if x.parameters]
     warmup = f" after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
-    seeds = f"{layout.num_runs} seeds at once" if layout.num_runs > 1 else f"seed {config.seed}"
+    seeds = f"{num_runs} seeds at once" if num_runs > 1 else f"seed {config.seed}"
     epochs = f"{config.num_steps * config.batch_size / len(train):.3g}"
     within = f" in {processes} processes" if processes > 1 else ""
     return [
@@ -51,41 +48,35 @@ def introduction(
 
 
 def collect(
-    configs: Sequence[ConfigDict],
+    config: ConfigDict,
     dataset: Dataset,
     state: dict[str, Any],
-    layout: Layout,
-    metrics: dict[str, list[dict[str, float]]],
+    metrics: dict[str, dict[str, float]],
     seconds: dict[str, float],
-) -> list[dict[str, Any]]:
-    """What results.json holds of each of the runs that trained at once.
+) -> dict[str, Any]:
+    """What results.json holds of a run.
 
     Args:
-      configs: the runs', whole.
+      config: its config.
       dataset: its training and evaluation splits.
-      state: "step" and "params" at the end, of all runs, as NumPy arrays.
-      layout: of the runs.
-      metrics: the last ones of each run, by split.
-      seconds: by what they were spent on.
+      state: "step" and "params" at its end, NumPy arrays.
+      metrics: the newest metrics, by split.
+      seconds: the seconds by what they were spent on.
     """
-    counts = zip(("train", config_lib.eval_name(configs[0])), dataset.splits, strict=True)
-    common = {"seconds": seconds, "peak_memory_bytes": machine.peak_memory_bytes()}
-    num_examples = {name: len(split) for name, split in counts}
-    found = {"device": machine.describe(), "versions": machine.versions()}
-    found["options"] = machine.options()
-    return [
-        {
-            "dataset": {"name": dataset.name, "num_examples": num_examples},
-            "step": int(each["step"]),
-            **{split: runs[i] for split, runs in metrics.items() if runs},
-            **common,
-            "params_sha256": fingerprint(each["params"]),
-            "num_parameters": num_parameters(each["params"]),
-            **found,
-            "config": config.to_dict(),
-        }
-        for i, (config, each) in enumerate(zip(configs, layout.each_run(state), strict=True))
-    ]
+    counts = zip(("train", eval_name(config)), dataset.splits, strict=True)
+    return {
+        "dataset": {"name": dataset.name, "num_examples": {n: len(split) for n, split in counts}},
+        "step": int(state["step"]),
+        **metrics,
+        "seconds": seconds,
+        "peak_memory_bytes": machine.peak_memory_bytes(),
+        "params_sha256": fingerprint(state["params"]),
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(state["params"])),
+        "device": machine.describe(),
+        "versions": machine.versions(),
+        "options": machine.options(),
+        "config": config.to_dict(),
+    }
 
 
 def evaluated_again(before: dict[str, Any], now: dict[str, Any], split: str) -> dict[str, Any]:
@@ -106,38 +97,6 @@ def evaluated_again(before: dict[str, Any], now: dict[str, Any], split: str) -> 
     if any(before.get(key, {}) != value for key, value in machine.items()):
         results["evaluated_with"] = machine
     return results
-
-
-def over_seeds(
-    results: Sequence[dict[str, Any]], config: ConfigDict, since: float
-) -> dict[str, Any]:
-    """What results.json holds of the same training with several seeds.
-
-    Of each metric the mean, the standard deviation (of a sample: over n - 1) and each value.
-    """
-    splits = [name for name in ("train", config_lib.eval_name(config)) if name in results[0]]
-    first = results[0]
-    return {
-        "dataset": first["dataset"],
-        "step": first["step"],
-        "seeds": [each["config"]["seed"] for each in results],
-        **{
-            split: {name: _spread([each[split][name] for each in results]) for name in first[split]}
-            for split in splits
-        },
-        "seconds": {"total": machine.process_seconds() - since},
-        "params_sha256": [each["params_sha256"] for each in results],
-        "starts": [each.get("starts", []) for each in results],
-        "device": first["device"],
-        "versions": first["versions"],
-        "options": first.get("options", {}),
-        "config": config.to_dict(),
-    }
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    return {"mean": float(np.mean(values)), "std": std, "each": values}
 
 
 def learned_nothing(

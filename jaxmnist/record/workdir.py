@@ -6,16 +6,18 @@ import datetime
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from jaxmnist.config import changed_training, check_types, get_config
+from jaxmnist.checks import check_types
+from jaxmnist.config import changed_training, get_config
 from jaxmnist.data import datasets
 from jaxmnist.devices import machine
 from jaxmnist.errors import UserError, first_line
 from jaxmnist.files import lock, write_json
-from jaxmnist.record.checkpoints import Checkpoints, first_difference
+from jaxmnist.record.checkpoints import Checkpoints
+from jaxmnist.record.network import first_difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Workdir:
         """Raises UserError if what was trained here is another network.
 
         Args:
-          network: today's, as train_step.describe_network gives it.
+          network: today's, as network.describe_network gives it.
         """
         if not self.checkpoint_steps():
             return
@@ -147,7 +149,7 @@ class Workdir:
     def load_run(self) -> dict[str, Any]:
         """What run.json tells of the run; {} where there is none, as in older workdirs.
 
-        Its "network" is what train_step.describe_network gives, its "preparation" how a
+        Its "network" is what network.describe_network gives, its "preparation" how a
         picture becomes an input, its "starts" as `save_start` says.
         """
         run = _read_json(self.run) or {}
@@ -214,6 +216,13 @@ class Workdir:
                     "evaluated again."
                 )
         return results
+
+
+class Run(NamedTuple):
+    """A run: what is trained, and the folder that is its record."""
+
+    config: ConfigDict
+    workdir: Workdir
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

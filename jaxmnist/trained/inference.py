@@ -1,9 +1,8 @@
 """A trained model: its newest checkpoint, loaded from a workdir and asked about pictures."""
 
 import contextlib
-import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,23 +14,20 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from jaxmnist import listing
+from jaxmnist.compile import CompiledSteps, compiled_steps
 from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import to_float
 from jaxmnist.devices import distributed, tuning
 from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path
-from jaxmnist.models import num_parameters
+from jaxmnist.models import IMAGE_SHAPE, num_parameters
 from jaxmnist.record import checkpoints
-from jaxmnist.record.checkpoints import Checkpoints, saved_part
+from jaxmnist.record.checkpoints import Checkpoints
 from jaxmnist.record.metrics import read_records
-from jaxmnist.record.workdir import Workdir
-from jaxmnist.train_step import (
-    IMAGE_SHAPE,
-    TrainState,
-    create_train_state,
-    describe_network,
-)
+from jaxmnist.record.network import describe_network
+from jaxmnist.record.workdir import Run, Workdir
+from jaxmnist.train_step import TrainState
 from jaxmnist.trained import pictures
 
 Picture = str | os.PathLike | Image.Image | ArrayLike
@@ -84,30 +80,32 @@ class Model:
       trained_params: those that were trained, of which results.json has the fingerprint.
       class_names: what each class stands for.
       preparation: how a picture becomes an input: `datasets.preparation` of its dataset.
-      workdir: of its run; None for a model that is in none.
+      workdir: of its run.
       metrics: of the evaluation after that step, by split, such as {"test": {"loss": 0.03,
         "accuracy": 0.99}}; {} where there was none.
     """
 
     def __init__(
-        self,
-        config: ConfigDict,
-        state: TrainState,
-        layout: Layout,
-        preparation: pictures.Preparation,
-        workdir: Path | None = None,
-        metrics: dict[str, dict[str, float]] | None = None,
+        self, run: Run, preparation: pictures.Preparation, state: TrainState, layout: Layout
     ):
-        self.config = config
-        self.workdir, self.metrics = workdir, metrics or {}
+        self.config, self.workdir = run.config, run.workdir.path
         self.step = int(fetch(state.step))
+        self.metrics = _metrics_after(self.step, run.workdir)
         params = state.eval_params
         self.params: dict[str, Any] = fetch(params)
         self.trained_params: dict[str, Any] = fetch(state.params)
-        self.class_names = datasets.class_names(config.dataset)
+        self.class_names = datasets.class_names(run.config.dataset)
         self.preparation = preparation
         self._layout, self._params = layout, params
-        self._apply = _jit_apply(state.apply_fn, layout)
+
+        def apply(
+            params: dict[str, Any], images: Shaped[Array, "n 28 28 1"]
+        ) -> Float[Array, "n classes"]:
+            x = to_float(images) if images.dtype == np.uint8 else images
+            return state.model.apply({"params": params}, x)
+
+        options = tuning.compiler_options()
+        self._apply = jax.jit(apply, out_shardings=layout.everywhere, compiler_options=options)
 
     def __repr__(self) -> str:
         of = f" of {self.workdir}" if self.workdir else ""
@@ -167,7 +165,7 @@ class Model:
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
             padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
-            batch = self._layout.put(padded, self._layout.examples)
+            batch = self._layout.put(padded, self._layout.batch())
             found.append(fetch(self._apply(self._params, batch))[: len(part)])
         return np.concatenate(found)
 
@@ -194,12 +192,11 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
             else f"{workdir} holds no run: train there first."
         )
     config.dtype = dtype or config.dtype
-    layout = Layout.create()
     # A workdir from before this was recorded has it from its dataset.
     preparation = record.load_run().get("preparation") or datasets.preparation(config.dataset)
-    state = newest_state(config, record, layout)
-    metrics = _metrics_after(int(fetch(state.step)), record)
-    return Model(config, state, layout, preparation, record.path, metrics)
+    layout = Layout.create()
+    steps = compiled_steps(config, datasets.num_classes(config.dataset), layout)
+    return Model(Run(config, record), preparation, newest_state(config, record, steps), layout)
 
 
 def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
@@ -215,21 +212,20 @@ def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets
     return datasets.load(config.dataset, [config.eval_split], where, allow_sample=False)
 
 
-def newest_state(config: ConfigDict, record: Workdir, layout: Layout) -> TrainState:
+def newest_state(config: ConfigDict, record: Workdir, steps: CompiledSteps) -> TrainState:
     """The state of a run's newest whole checkpoint, of which only what evaluation needs is read.
 
-    All processes call it, and process 0 reads.
+    The rest has shapes and no values. All processes call it, and process 0 reads.
 
     Raises:
       UserError: there is none, or it is of another network than today's.
     """
-    num_classes = datasets.num_classes(config.dataset)
-    network = describe_network(config, num_classes)
+    network = describe_network(steps.state.model, tuple(config))
     distributed.from_first(lambda: record.check_network(network))
-    state = create_train_state(config, num_classes, layout)
-    parts = None if state.optimizer.averages else ("step", "params")
-    tree = distributed.from_first(lambda: _newest(record, saved_part(state), parts))
-    return state.replace(**layout.put(tree, layout.state))
+    parts = None if steps.state.optimizer.averages else ("step", "params")
+    shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), steps.state.saved_part())
+    tree = distributed.from_first(lambda: _newest(record, shapes, parts))
+    return steps.state.replace(**steps.layout.put(tree, steps.layout.state))
 
 
 def _newest(
@@ -238,7 +234,7 @@ def _newest(
     trees: list[dict[str, Any]] = []
     if record.checkpoints.is_dir():
         with contextlib.closing(Checkpoints(record.checkpoints, read_only=True)) as opened:
-            trees, _ = checkpoints.restore([opened], jax.device_get(shapes), parts)
+            trees, _ = checkpoints.restore([opened], shapes, parts)
     if not trees:
         raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
     return trees[0]
@@ -248,19 +244,6 @@ def _metrics_after(step: int, record: Workdir) -> dict[str, dict[str, float]]:
     """The newest evaluation of a step, by split."""
     evaluated = [r for r in read_records(record) if r["step"] == step and r["split"] != "train"]
     return {r["split"]: {name: r[name] for name in ("loss", "accuracy")} for r in evaluated}
-
-
-@functools.cache
-def _jit_apply(apply_fn: Callable, layout: Layout) -> jax.stages.Wrapped:
-    def apply(
-        params: dict[str, Any], images: Shaped[Array, "n 28 28 1"]
-    ) -> Float[Array, "n classes"]:
-        x = to_float(images) if images.dtype == np.uint8 else images
-        return apply_fn({"params": params}, x)
-
-    return jax.jit(
-        apply, out_shardings=layout.everywhere, compiler_options=tuning.compiler_options()
-    )
 
 
 def _softmax(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:

@@ -1,0 +1,104 @@
+"""The steps as executables: what is compiled is what is called."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Key
+from ml_collections import ConfigDict
+
+from jaxmnist.devices import tuning
+from jaxmnist.devices.cpu_layers import fastest_conv_pool
+from jaxmnist.devices.sharding import Layout
+from jaxmnist.models import IMAGE_SHAPE, create_model
+from jaxmnist.optimizers import Optimizer, create_optimizer
+from jaxmnist.train_step import TrainState, eval_step, init_state, split_seed, train_step
+
+
+def compiled_steps(config: ConfigDict, num_classes: int, layout: Layout) -> "CompiledSteps":
+    """The steps of a config; of equal ones, the same as last time."""
+    model = create_model(config, num_classes, fastest_conv_pool(layout))
+    return _compiled_steps(model, create_optimizer(config), layout)
+
+
+class CompiledSteps:
+    """What is compiled for a network, an optimizer and a layout, each when it is first asked for.
+
+    Attributes:
+      layout: the layout.
+      state: the shapes, types and shardings of a state.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, layout: Layout):
+        self.layout = layout
+        self._init = layout.jit(
+            functools.partial(init_state, model, optimizer),
+            layout.state,
+            # It runs once: optimized, it takes a second longer to compile, for the same bits.
+            compiler_options={"xla_backend_optimization_level": 0},
+        )
+        shapes = jax.eval_shape(self._init, self._seeds([0] * layout.num_runs))
+        self.state: TrainState = jax.tree.map(self._of_state, shapes)
+        self.train_step = functools.cache(self._compile_train_step)
+        self.eval_step = functools.cache(self._compile_eval_step)
+
+    def init(self, seeds: Sequence[int]) -> TrainState:
+        """The state before the first step, with a seed for each of the layout's runs."""
+        return self._init(self._seeds(seeds))
+
+    def _seeds(self, seeds: Sequence[int]) -> Array:
+        return self.layout.put(self.layout.stack(np.array(seeds, np.uint32)), self.layout.state)
+
+    def _of_state(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.state)
+
+    def _compile_train_step(self, batch_size: int, count: int = 1) -> jax.stages.Compiled:
+        """train_step for batches of a size; the state's memory goes to the next state.
+
+        With a count above 1, as many steps: batches and metrics are stacked along a first axis. One call
+        instead of many, since on an accelerator a call may cost more than a step.
+        """
+        layout, stacked = self.layout, count > 1
+        runs = (layout.num_runs,) if layout.num_runs > 1 else ()
+        shape = (*runs, *([count] if stacked else []), batch_size)
+        sharding = layout.batches(stacked=stacked)
+        batch = {
+            "image": jax.ShapeDtypeStruct((*shape, *IMAGE_SHAPE), jnp.float32, sharding=sharding),
+            "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding),
+        }
+        step = layout.jit(
+            functools.partial(jax.lax.scan, train_step) if stacked else train_step,
+            (layout.state, layout.everywhere),
+            donate_argnums=0,
+            compiler_options=tuning.compiler_options(),
+        )
+        return step.lower(self.state, batch).compile()
+
+    def _compile_eval_step(self, batch_size: int) -> jax.stages.Compiled:
+        """eval_step for batches of a size, which all runs see."""
+        layout, sharding = self.layout, self.layout.batch()
+        shapes = {"image": (IMAGE_SHAPE, jnp.float32), "label": ((), jnp.int32), "mask": ((), bool)}
+        batch = {
+            name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+            for name, (shape, dtype) in shapes.items()
+        }
+        step = layout.jit(
+            eval_step,
+            (layout.everywhere, layout.batches()),
+            in_axes=(0, None),
+            compiler_options=tuning.compiler_options(),
+        )
+        return step.lower(self.state, batch).compile()
+
+
+# Bounded: each holds its programs. Several seeds, or runs of a sweep, compile once.
+_compiled_steps = functools.lru_cache(maxsize=4)(CompiledSteps)
+
+
+def data_keys(seeds: Sequence[int], layout: Layout) -> Key[Array, "..."]:
+    """The keys that the order of each run's data is drawn from."""
+    seeds = layout.put(layout.stack(np.array(seeds, np.uint32)), layout.state)
+    return layout.jit(lambda seed: split_seed(seed)["data"], layout.state)(seeds)

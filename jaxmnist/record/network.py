@@ -1,0 +1,106 @@
+"""A network in words, for its record: its layers, its arrays, and in what it is another one."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmnist.models import IMAGE_SHAPE, num_parameters
+
+
+def describe_arrays(tree: Any) -> dict[str, str]:
+    """The type and shape of each array of a tree: {"params/Conv_0/bias": "float32 (32,)"}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype} {tuple(x.shape)}"
+        for path, x in leaves
+        if hasattr(x, "shape")
+    }
+
+
+def describe_network(model: nn.Module, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What run.json says of a network.
+
+    Args:
+      model: the network.
+      left_out: the fields of the module that the record of its config has already.
+
+    Returns "fields", those of the module, and "params", the type and shape of each parameter.
+    """
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    left_out = ("parent", "name", "conv_pool", *left_out)  # conv_pool is how it is computed.
+    names = (field.name for field in dataclasses.fields(model) if field.name not in left_out)
+    fields = {name: getattr(model, name) for name in names}
+    network = {"fields": fields, "params": describe_arrays(params)}
+    # As it is read back: a tuple is a list, and a function its name, not where it lies in memory.
+    return json.loads(json.dumps(network, default=_name))
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def first_difference(there: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first difference between a saved description and today's, in words; None if equal."""
+    # An optimizer's state follows the parameters, so these say what was changed.
+    for name in sorted([*now, *there], key=lambda name: name.startswith("opt_state")):
+        if there.get(name) != now.get(name):
+            was, is_now = (each.get(name, "missing") for each in (there, now))
+            return f"{name} ({was} there, {is_now} now)"
+    return None
+
+
+def fingerprint(tree: Any) -> str:
+    """SHA-256 over the names, types, shapes and values of a tree of arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        # As bytes, since a buffer of bfloat16 has no name in Python.
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class Layer(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+      name: its path among the parameters, such as "Conv_0".
+      kind: the name of its class, such as "ConvPool".
+      shape: the shape of its output, without the batch.
+      parameters: how many parameters it has.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+def layer_table(model: nn.Module) -> list[Layer]:
+    """The layers of a network, in the order in which they are called.
+
+    A module that calls others is left out: these are its rows. A layer that is called again has
+    its parameters in its first row.
+    """
+    rows: list[Layer] = []
+
+    def add(call, args, kwargs, context):
+        before = len(rows)
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and len(rows) == before:
+            layer = context.module
+            name, params = "/".join(layer.path), layer.variables.get("params", {})
+            is_new = name not in (row.name for row in rows)
+            count = num_parameters(params) if is_new else 0
+            rows.append(Layer(name, type(layer).__name__, output.shape[1:], count))
+        return output
+
+    with nn.intercept_methods(add):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))
+    return rows
