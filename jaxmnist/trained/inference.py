@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from jaxmnist import listing
+
 from jaxmnist.compile import CompiledSteps, compiled_steps
 from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import to_float
@@ -22,7 +22,7 @@ from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path
 from jaxmnist.models import IMAGE_SHAPE, num_parameters
-from jaxmnist.record import checkpoints
+from jaxmnist.record import checkpoints, find_runs
 from jaxmnist.record.checkpoints import Checkpoints
 from jaxmnist.record.metrics import read_records
 from jaxmnist.record.network import describe_network
@@ -185,7 +185,7 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
         raise UserError(f"{workdir}: there is no such folder.")
     config = record.load_config()
     if config is None or config.num_seeds > 1:
-        there = listing.several(record.path)
+        there = find_runs.several(record.path)
         raise UserError(
             f"{there}. Name one of them."
             if there
