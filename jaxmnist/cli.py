@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmnist import __version__
-from jaxmnist.errors import REPLACE, STDOUT, Interrupted, UserError, warn
+from jaxmnist.errors import REPLACE, STDOUT, Interrupted, UserError, at_end, warn
 from jaxmnist.record.screen import Screen
 
 # Of each verb: its module, and what it does.
@@ -331,8 +331,8 @@ def _release_streams() -> None:
 
 def _leave(status: int, words: str = "") -> None:
     """Ends this process' part in a run of several, if it had joined one."""
-    if "jaxmnist.devices.distributed" in sys.modules:
-        sys.modules["jaxmnist.devices.distributed"].leave(status, words)
+    for leave in at_end:
+        leave(status, words)
 
 
 def _silence_libraries() -> None:

@@ -21,6 +21,10 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+# What is called as a command ends, with its exit status and the traceback of a bug, if any.
+at_end: list[Callable[[int, str], None]] = []
+
+
 def first_line(e: BaseException, *, with_type: bool = False) -> str:
     """The first line of an error's message; where it has none, the name of the error's type.
 

@@ -18,7 +18,7 @@ from jax._src import distributed as jax_distributed  # Its state has no public n
 from jax.experimental import multihost_utils
 
 from jaxmnist.devices import rendezvous, watch
-from jaxmnist.errors import STDERR, STDOUT, UserError, first_line, warn
+from jaxmnist.errors import STDERR, STDOUT, UserError, at_end, first_line, warn
 
 T = TypeVar("T")
 
@@ -80,6 +80,7 @@ def join(
             _bequeath("")
         _check_that_alone(e, launched)
         return
+    at_end.append(leave)
     _bequeath(f"{_LOST}." if jax.process_count() > 1 else "")
     with explained():
         _hold_together(timeout)
