@@ -13,6 +13,7 @@ from jaxmnist import cli
 from jaxmnist import config as config_lib
 from jaxmnist import main as main_lib
 
+PACKAGE = Path(jaxmnist.__file__).parent
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -127,19 +128,26 @@ def test_the_commands_as_processes(tmp_path):
     found = run("-m", "jaxmnist", "eval", f"--workdir={tmp_path}/W")
     assert found.returncode == 1
     assert f"error: {tmp_path}/W holds no run to evaluate" in found.stderr
-    found = run("-m", "jaxmnist.train")
-    said = "jaxmnist.train is not a command: type python -m jaxmnist train.\n"
-    assert (found.returncode, found.stderr) == (1, said)
+    for module, door in {
+        "train": "type python -m jaxmnist train",
+        "data.idx": "python -m jaxmnist lists them",
+    }.items():
+        found = run("-m", f"jaxmnist.{module}")
+        said = f"jaxmnist.{module} is not a command: {door}.\n"
+        assert (found.returncode, found.stderr) == (1, said)
 
 
-@pytest.mark.parametrize("path", sorted(Path(jaxmnist.__file__).parent.glob("[!_]*.py")))
+@pytest.mark.parametrize(
+    "path", [path for path in sorted(PACKAGE.rglob("*.py")) if path.stem != "__init__"]
+)
 def test_no_module_ends_silently(path):
     """Each is a command, or says that it is none."""
-    argv = ["python", "-X", "dev", "-m", f"jaxmnist.{path.stem}"]
+    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    argv = ["python", "-X", "dev", "-m", name]
     if "sys.exit(main())" in path.read_text(encoding="utf-8"):
         cli.refuse_modules_without_a_command(argv)
         return
-    with pytest.raises(SystemExit, match=f"jaxmnist.{path.stem} is not a command"):
+    with pytest.raises(SystemExit, match=f"{name} is not a command"):
         cli.refuse_modules_without_a_command(argv)
 
 
