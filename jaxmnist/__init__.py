@@ -72,9 +72,9 @@ def train_and_evaluate(
       jaxmnist.errors.Interrupted: SIGTERM or Ctrl-C; a checkpoint is written, and the same call
         goes on from there.
     """
-    from jaxmnist import runs
+    from jaxmnist import train
 
-    return runs.train_and_evaluate(config, workdir, data, on_metrics=on_metrics)
+    return train.train_and_evaluate(config, workdir, data, on_metrics=on_metrics)
 
 
 def load(workdir: str | Path) -> Model:

@@ -52,6 +52,8 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
       config: of the run.
       training: whether it is to train; what it was trained with before may be evaluated anyhow.
     """
+    # Imported here, since the help needs neither tfds nor JAX.
+    from jaxmnist import optimizers
     from jaxmnist.data import datasets
 
     check_types(config)
@@ -106,9 +108,8 @@ def check_types(config: ConfigDict) -> None:
         if not is_of_type and (value is not None or default[name] is not None):
             raise UserError(f"{name}={value!r} is not allowed: it must be {TYPE_NAMES[wanted]}.")
     if config.dataset not in DATASETS:
-        raise UserError(
-            f"dataset={config.dataset!r} is not allowed: it must be {ALL_FIELDS['dataset'].allowed}."
-        )
+        allowed = ALL_FIELDS["dataset"].allowed
+        raise UserError(f"dataset={config.dataset!r} is not allowed: it must be {allowed}.")
 
 
 def _run_file(text: str | os.PathLike) -> ConfigDict:
@@ -153,4 +154,6 @@ def _parse(field: str, text: str) -> Any:
             return int(float(text))
         return wanted(text)
     except (KeyError, ValueError):
-        raise UserError(f"{field}={text} is not allowed: it must be {TYPE_NAMES[wanted]}.") from None
+        raise UserError(
+            f"{field}={text} is not allowed: it must be {TYPE_NAMES[wanted]}."
+        ) from None

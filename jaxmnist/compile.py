@@ -40,17 +40,14 @@ class CompiledSteps:
             # It runs once: optimized, it takes a second longer to compile, for the same bits.
             compiler_options={"xla_backend_optimization_level": 0},
         )
-        shapes = jax.eval_shape(self._init, self._seeds([0] * layout.num_runs))
+        shapes = jax.eval_shape(self._init, _put(range(layout.num_runs), layout))
         self.state: TrainState = jax.tree.map(self._of_state, shapes)
         self.train_step = functools.cache(self._compile_train_step)
         self.eval_step = functools.cache(self._compile_eval_step)
 
     def init(self, seeds: Sequence[int]) -> TrainState:
         """The state before the first step, with a seed for each of the layout's runs."""
-        return self._init(self._seeds(seeds))
-
-    def _seeds(self, seeds: Sequence[int]) -> Array:
-        return self.layout.put(self.layout.stack(np.array(seeds, np.uint32)), self.layout.state)
+        return self._init(_put(seeds, self.layout))
 
     def _of_state(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.state)
@@ -58,8 +55,8 @@ class CompiledSteps:
     def _compile_train_step(self, batch_size: int, count: int = 1) -> jax.stages.Compiled:
         """train_step for batches of a size; the state's memory goes to the next state.
 
-        With a count above 1, as many steps: batches and metrics are stacked along a first axis. One call
-        instead of many, since on an accelerator a call may cost more than a step.
+        With a count above 1, as many steps: batches and metrics are stacked along a first axis.
+        One call instead of many, since on an accelerator a call may cost more than a step.
         """
         layout, stacked = self.layout, count > 1
         runs = (layout.num_runs,) if layout.num_runs > 1 else ()
@@ -100,5 +97,8 @@ _compiled_steps = functools.lru_cache(maxsize=4)(CompiledSteps)
 
 def data_keys(seeds: Sequence[int], layout: Layout) -> Key[Array, "..."]:
     """The keys that the order of each run's data is drawn from."""
-    seeds = layout.put(layout.stack(np.array(seeds, np.uint32)), layout.state)
-    return layout.jit(lambda seed: split_seed(seed)["data"], layout.state)(seeds)
+    return layout.jit(lambda seed: split_seed(seed)["data"], layout.state)(_put(seeds, layout))
+
+
+def _put(seeds: Sequence[int], layout: Layout) -> Array:
+    return layout.put(layout.stack([np.uint32(seed) for seed in seeds]), layout.state)

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import math
+import os
 import re
 import textwrap
 from collections.abc import Callable, Sequence

@@ -154,7 +154,7 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
         dataset=dataset.name,
         step=model.step,
         starts=[s for s in record.load_run().get("starts", []) if s["step"] < model.step],
-        records=[r for r in metrics.read_records(record) if r["step"] <= model.step],
+        records=[r for r in metrics.read_metrics(record) if r["step"] <= model.step],
         results=results if results and results["step"] == model.step else None,
         class_names=model.class_names,
         split=split.upright(model.preparation),
@@ -254,10 +254,10 @@ def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
 
 def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
     """The network's layers, and the number of all their parameters."""
-    from jaxmnist.models import layer_table
-    from jaxmnist.train_step import plain_network
+    from jaxmnist.models import create_model
+    from jaxmnist.record.network import layer_table
 
-    layers = layer_table(plain_network(analysis.config, len(analysis.class_names)))
+    layers = layer_table(create_model(analysis.config, len(analysis.class_names)))
     rows = [
         (layer.name, "x".join(map(str, layer.shape)), f"{layer.parameters:,}") for layer in layers
     ]

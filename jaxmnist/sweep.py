@@ -238,10 +238,8 @@ def _workdir(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Workdi
 def _run(config, workdir, data) -> dict[str, Any]:
     """A row of the table, less what was chosen."""
     from jaxmnist import config as config_lib
-    from jaxmnist import runs
-    from jaxmnist.data import datasets
+    from jaxmnist import seeds, train
     from jaxmnist.record import results as results_lib
-    from jaxmnist.train_step import describe_network
 
     row: dict[str, Any] = {"accuracy": None, "accuracy_std": None, "loss": None, "loss_std": None}
     row |= {"step": None, "seconds": None, "workdir": workdir.path.name, "failed": ""}
@@ -249,9 +247,8 @@ def _run(config, workdir, data) -> dict[str, Any]:
     try:
         before = workdir.finished(config) if config.num_seeds == 1 else None
         if before:
-            num_classes = datasets.num_classes(config.dataset)
-            workdir.check_network(describe_network(config, num_classes))
-        results = before or runs.train_and_evaluate(config, workdir.path, data)
+            workdir.check_network(seeds.todays_network(config))
+        results = before or train.train_and_evaluate(config, workdir.path, data)
     except Interrupted:  # Not the run's failure.
         raise
     except Exception as e:

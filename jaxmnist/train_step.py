@@ -1,6 +1,7 @@
 """The pure training and evaluation steps, and the state that they read and change."""
 
 import typing
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,6 +42,11 @@ class TrainState(struct.PyTreeNode):
     optimizer: Optimizer = struct.field(pytree_node=False)
 
     @property
+    def apply_fn(self) -> Callable:
+        """The network's apply."""
+        return self.model.apply
+
+    @property
     def eval_params(self):
         """The parameters to evaluate and to predict with: see Optimizer.eval_params."""
         return self.optimizer.eval_params(self.opt_state, self.params)
@@ -55,7 +61,9 @@ def create_train_state(config: ConfigDict, num_classes: int = 10) -> TrainState:
     return init_state(create_model(config, num_classes), create_optimizer(config), config.seed)
 
 
-def init_state(model: nn.Module, optimizer: Optimizer, seed: int | Integer[Array, ""]) -> TrainState:
+def init_state(
+    model: nn.Module, optimizer: Optimizer, seed: int | Integer[Array, ""]
+) -> TrainState:
     """The state before the first step of a network of one's own."""
     keys = split_seed(seed)
     params = model.init(keys["init"], jnp.zeros((1, *IMAGE_SHAPE)))["params"]
@@ -84,7 +92,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     dropout_key = jax.random.fold_in(state.dropout_key, state.step)
 
     def loss_fn(params):
-        logits = state.model.apply(
+        logits = state.apply_fn(
             {"params": params}, batch["image"], train=True, rngs={"dropout": dropout_key}
         )
         return cross_entropy(logits, batch["label"]).mean(), logits
@@ -113,7 +121,7 @@ def eval_step(state: TrainState, batch: Batch) -> tuple[Metrics, Answers]:
 
     Those are "classes" int32 (batch,), and "confidence" float32 (batch,), their probabilities.
     """
-    logits = state.model.apply({"params": state.eval_params}, batch["image"])
+    logits = state.apply_fn({"params": state.eval_params}, batch["image"])
     loss = cross_entropy(logits, batch["label"])
     sums = {
         "loss": jnp.sum(loss, where=batch["mask"]),

@@ -76,9 +76,7 @@ class ShuffledBatches:
     iterator to save: whoever knows the seed and the step knows the batch.
     """
 
-    def __init__(
-        self, examples: Examples, key: Key[Array, "..."], batch_size: int, layout: Layout
-    ):
+    def __init__(self, examples: Examples, key: Key[Array, "..."], batch_size: int, layout: Layout):
         """Raises ValueError for a batch that is larger than the split."""
         if not 1 <= batch_size <= len(examples):
             raise ValueError(f"batch_size={batch_size} of {len(examples)} examples")

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
-
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -120,7 +119,9 @@ class Layout:
             # Copied, since a CPU's JAX may use the host's memory, and a state's is given away.
             return jax.make_array_from_callback(x.shape, to, lambda index: np.array(x[index]))
 
-        return jax.tree.map(put, tree)
+        # A guard takes jax.device_put alone for a transfer that is asked for.
+        with jax.transfer_guard("allow"):
+            return jax.tree.map(put, tree)
 
     def settle(self, tree: T) -> T:
         """Waits for `tree` where the steps of several devices must not overlap: on CPUs.

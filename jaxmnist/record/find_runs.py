@@ -76,7 +76,7 @@ def _describe(workdir: Workdir) -> dict[str, Any]:
     if several_seeds:
         seeds = range(config.seed, config.seed + config.num_seeds)
         workdirs = [Workdir(workdir.path / f"seed-{seed}") for seed in seeds]
-    records = [list(metrics.read_records(each)) for each in workdirs]
+    records = [list(metrics.read_metrics(each)) for each in workdirs]
     steps = [max(each.checkpoint_steps(), default=0) for each in workdirs]
     starts = [start for each in workdirs for start in each.load_run().get("starts", [])[:1]]
     written = datetime.datetime.fromtimestamp(workdir.config.stat().st_mtime, datetime.UTC)

@@ -70,8 +70,10 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as every:  # Closes all, also where one cannot be.
-            for each in (*self._checkpoints, *self._writers):
-                every.callback(each.close)
+            for checkpoints in self._checkpoints:
+                every.callback(checkpoints.close)
+            for writer in self._writers:
+                every.callback(writer.close)
 
     def restore(self, state: "TrainState", whole: Run | None = None) -> "TrainState":
         """Opens the workdirs; returns the state of the newest checkpoint that all runs have.
@@ -123,8 +125,8 @@ class Journal:
             split: [{k: each[split][k] for k in ("loss", "accuracy")} for each in newest]
             for split in set.intersection(*map(set, newest))
         }
-        already = max(line["seconds"] for w in self._writers for line in [{"seconds": 0.0}, *w.kept])
-        return (self.layout.stack(found) if found else None), already, latest
+        seconds = [line["seconds"] for writer in self._writers for line in writer.kept]
+        return (self.layout.stack(found) if found else None), max(seconds, default=0.0), latest
 
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
@@ -217,7 +219,7 @@ class Journal:
         self.screen.line(describe_evaluation(step, self.split, self.latest[self.split]))
 
     def events(self) -> "list[EventFile]":
-        """The event file of the evaluation, for each run; none in other processes than the first."""
+        """The event file of the evaluation, one for each run; only process 0 has them."""
         return [writer.events(self.split) for writer in self._writers]
 
     def save(self, step: int, state: "TrainState") -> None:

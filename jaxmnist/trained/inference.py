@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from PIL import Image
 
-
 from jaxmnist.compile import CompiledSteps, compiled_steps
 from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import to_float
@@ -24,7 +23,7 @@ from jaxmnist.files import local_path
 from jaxmnist.models import IMAGE_SHAPE, num_parameters
 from jaxmnist.record import checkpoints, find_runs
 from jaxmnist.record.checkpoints import Checkpoints
-from jaxmnist.record.metrics import read_records
+from jaxmnist.record.metrics import read_metrics
 from jaxmnist.record.network import describe_network
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import TrainState
@@ -102,7 +101,7 @@ class Model:
             params: dict[str, Any], images: Shaped[Array, "n 28 28 1"]
         ) -> Float[Array, "n classes"]:
             x = to_float(images) if images.dtype == np.uint8 else images
-            return state.model.apply({"params": params}, x)
+            return state.apply_fn({"params": params}, x)
 
         options = tuning.compiler_options()
         self._apply = jax.jit(apply, out_shardings=layout.everywhere, compiler_options=options)
@@ -242,7 +241,7 @@ def _newest(
 
 def _metrics_after(step: int, record: Workdir) -> dict[str, dict[str, float]]:
     """The newest evaluation of a step, by split."""
-    evaluated = [r for r in read_records(record) if r["step"] == step and r["split"] != "train"]
+    evaluated = [r for r in read_metrics(record) if r["step"] == step and r["split"] != "train"]
     return {r["split"]: {name: r[name] for name in ("loss", "accuracy")} for r in evaluated}
 
 
