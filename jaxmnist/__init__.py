@@ -15,6 +15,7 @@ import typing
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
+    from importlib.machinery import ModuleSpec
     from pathlib import Path
     from typing import Any
 
@@ -30,6 +31,21 @@ if sys.argv[:1] == ["-m"]:  # `python -m jaxmnist.MODULE`, while Python looks fo
     from jaxmnist import cli
 
     cli.refuse_modules_without_a_command(sys.orig_argv)
+
+
+class _OldNames:
+    """Finds modules by the names that they had before they moved into folders."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not name.startswith("jaxmnist."):
+            return None
+        from jaxmnist import moved
+
+        return moved.find_spec(name)
+
+
+sys.meta_path.append(_OldNames)
 
 # JAX is imported where it is needed, so that a command tells of a mistyped flag at once.
 
@@ -57,7 +73,7 @@ def train_and_evaluate(
     Args:
       config: of the run; it stays as it is.
       workdir: the folder that becomes, or is, the record of the run.
-      data: a `jaxmnist.input_pipeline.Data()` that several calls share, so that the same data are
+      data: a `jaxmnist.data.input_pipeline.Data()` that several calls share, so that the same data are
         read once.
       on_metrics: called with each record that is written to metrics.jsonl, and its "seed". Of
         training, every `config.log_every` steps: {"step": 100, "split": "train", "seconds": 3.1,
