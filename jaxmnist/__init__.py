@@ -73,8 +73,8 @@ def train_and_evaluate(
     Args:
       config: of the run; it stays as it is.
       workdir: the folder that becomes, or is, the record of the run.
-      data: a `jaxmnist.data.input_pipeline.Data()` that several calls share, so that the same data are
-        read once.
+      data: a `jaxmnist.data.input_pipeline.Data()` that several calls share, so that the same
+        data are read once.
       on_metrics: called with each record that is written to metrics.jsonl, and its "seed". Of
         training, every `config.log_every` steps: {"step": 100, "split": "train", "seconds": 3.1,
         "loss": 0.3, "accuracy": 0.9, "learning_rate": 0.05, "steps_per_second": 32.0, "seed": 0}.

@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
@@ -42,8 +44,7 @@ class CompiledSteps:
         )
         shapes = jax.eval_shape(self._init, _put(range(layout.num_runs), layout))
         self.state: TrainState = jax.tree.map(self._of_state, shapes)
-        self.train_step = functools.cache(self._compile_train_step)
-        self.eval_step = functools.cache(self._compile_eval_step)
+        self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     def init(self, seeds: Sequence[int]) -> TrainState:
         """The state before the first step, with a seed for each of the layout's runs."""
@@ -52,43 +53,50 @@ class CompiledSteps:
     def _of_state(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.state)
 
-    def _compile_train_step(self, batch_size: int, count: int = 1) -> jax.stages.Compiled:
+    def train_step(self, batch_size: int, count: int = 1) -> jax.stages.Compiled:
         """train_step for batches of a size; the state's memory goes to the next state.
 
         With a count above 1, as many steps: batches and metrics are stacked along a first axis.
         One call instead of many, since on an accelerator a call may cost more than a step.
         """
-        layout, stacked = self.layout, count > 1
-        runs = (layout.num_runs,) if layout.num_runs > 1 else ()
-        shape = (*runs, *([count] if stacked else []), batch_size)
-        sharding = layout.batches(stacked=stacked)
-        batch = {
-            "image": jax.ShapeDtypeStruct((*shape, *IMAGE_SHAPE), jnp.float32, sharding=sharding),
-            "label": jax.ShapeDtypeStruct(shape, jnp.int32, sharding=sharding),
-        }
-        step = layout.jit(
-            functools.partial(jax.lax.scan, train_step) if stacked else train_step,
-            (layout.state, layout.everywhere),
-            donate_argnums=0,
-            compiler_options=tuning.compiler_options(),
-        )
-        return step.lower(self.state, batch).compile()
+        if (batch_size, count) not in self._programs:
+            layout, stacked = self.layout, count > 1
+            runs = (layout.num_runs,) if layout.num_runs > 1 else ()
+            shape = (*runs, *([count] if stacked else []), batch_size)
+            shapes = {"image": (*shape, *IMAGE_SHAPE), "label": shape}
+            sharding = layout.batches(stacked=stacked)
+            step = layout.jit(
+                functools.partial(jax.lax.scan, train_step) if stacked else train_step,
+                (layout.state, layout.everywhere),
+                donate_argnums=0,
+                compiler_options=tuning.compiler_options(),
+            )
+            batch = _batch(shapes, sharding)
+            self._programs[batch_size, count] = step.lower(self.state, batch).compile()
+        return self._programs[batch_size, count]
 
-    def _compile_eval_step(self, batch_size: int) -> jax.stages.Compiled:
+    def eval_step(self, batch_size: int) -> jax.stages.Compiled:
         """eval_step for batches of a size, which all runs see."""
-        layout, sharding = self.layout, self.layout.batch()
-        shapes = {"image": (IMAGE_SHAPE, jnp.float32), "label": ((), jnp.int32), "mask": ((), bool)}
-        batch = {
-            name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
-            for name, (shape, dtype) in shapes.items()
-        }
-        step = layout.jit(
-            eval_step,
-            (layout.everywhere, layout.batches()),
-            in_axes=(0, None),
-            compiler_options=tuning.compiler_options(),
-        )
-        return step.lower(self.state, batch).compile()
+        if (batch_size,) not in self._programs:
+            layout, shape = self.layout, (batch_size,)
+            shapes = {"image": (*shape, *IMAGE_SHAPE), "label": shape, "mask": shape}
+            step = layout.jit(
+                eval_step,
+                (layout.everywhere, layout.batches()),
+                in_axes=(0, None),
+                compiler_options=tuning.compiler_options(),
+            )
+            batch = _batch(shapes, layout.batch())
+            self._programs[(batch_size,)] = step.lower(self.state, batch).compile()
+        return self._programs[(batch_size,)]
+
+
+def _batch(shapes: dict[str, tuple[int, ...]], sharding: NamedSharding) -> dict[str, Any]:
+    types = {"image": jnp.float32, "label": jnp.int32, "mask": jnp.bool_}
+    return {
+        name: jax.ShapeDtypeStruct(shape, types[name], sharding=sharding)
+        for name, shape in shapes.items()
+    }
 
 
 # Bounded: each holds its programs. Several seeds, or runs of a sweep, compile once.

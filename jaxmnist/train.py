@@ -61,7 +61,7 @@ def train(
         # Several processes stop after the same step: they ask each other when they log.
         hooks.add(stop, every=1 if jax.process_count() == 1 else config.log_every)
 
-        with profile, stop.on_signals(), _no_hidden_transfers():
+        with profile, stop.on_signals(), no_hidden_transfers():
             for step, count in calls(journal.start(), config.num_steps, most):
                 with profile.call(step, count):
                     step_fn = steps.train_step(batch_size, count)
@@ -110,7 +110,7 @@ def _finish(
     return journal.finish(state, dataset)
 
 
-def _no_hidden_transfers() -> AbstractContextManager[None]:
+def no_hidden_transfers() -> AbstractContextManager[None]:
     """Within, only what is asked for moves between host and device.
 
     Unless nothing is compiled (JAX_DISABLE_JIT): each operation then moves its own constants.

@@ -16,10 +16,11 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 import jaxmnist
-from jaxmnist import main, runs
+from jaxmnist import main, train
 from jaxmnist.config import get_config
 from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import put_on_device, to_float
+from jaxmnist.devices.sharding import Layout
 
 LONGEST = ["test_distributed", "test_main", "test_sharding", "test_runs", "test_sweep"]
 
@@ -80,7 +81,8 @@ def config(tmp_path):
 def sample():
     """The sample's train and test splits on the device."""
     splits = datasets.load("mnist_sample", ["train", "test"]).splits
-    return [put_on_device(split.images, split.labels) for split in splits]
+    layout = Layout.create()
+    return [put_on_device(split.images, split.labels, layout) for split in splits]
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +93,7 @@ def trained(once, tmp_path_factory):
     config.num_steps = 120
     config.log_every = 20
     config.eval_every = 60
-    shared = once("trained", lambda folder: runs.train_and_evaluate(config, folder))
+    shared = once("trained", lambda folder: train.train_and_evaluate(config, folder))
     # Tests leave files in it.
     return shutil.copytree(shared, tmp_path_factory.mktemp("own") / "trained")
 
@@ -157,6 +159,12 @@ def batch(sample):
     train = sample[0]
     take = np.arange(0, 4000, 200)
     return {"image": to_float(train.images[take]), "label": train.labels[take]}
+
+
+@pytest.fixture(scope="session")
+def layout():
+    """All devices that a test sees, for one run."""
+    return Layout.create()
 
 
 @pytest.fixture

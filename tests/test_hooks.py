@@ -1,6 +1,8 @@
-"""What happens every so many steps, when it is due and when a loss is not finite."""
+"""What happens every so many steps, when it is due, and what TensorBoard reads of it."""
 
-import math
+import gzip
+import io
+import json
 import os
 import signal
 import threading
@@ -9,29 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxmnist import hooks
+import jaxmnist
+from jaxmnist import hooks, train
 from jaxmnist.errors import Interrupted, UserError
-from jaxmnist.record.journal import Records
-from jaxmnist.record.metrics import MetricWriter, Stopwatch
+from jaxmnist.evaluate import Evaluation
+from jaxmnist.record.journal import Journal, Session
 from jaxmnist.record.screen import Screen
-from jaxmnist.record.workdir import Workdir
+from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import create_train_state
-
-
-class FakeRecords(Records):
-    """Writes metrics, but notes checkpoints instead."""
-
-    def __init__(self, workdir):
-        self.saved, self.waited = [], 0
-        self._checkpoints, self._writers = [], [MetricWriter(workdir, 0)]
-        self._on_metrics = None
-
-    def save(self, step, state):
-        self.saved.append(step)
-
-    def wait(self):
-        self.waited += 1
+from jaxmnist.trained import mistakes
+from tests.conftest import read_events
 
 
 @pytest.fixture
@@ -40,104 +31,217 @@ def state(config):
 
 
 @pytest.fixture
-def records(tmp_path):
-    opened = FakeRecords(Workdir(tmp_path))
-    yield opened
-    opened.close()
+def run(config, tmp_path):
+    (tmp_path / "run").mkdir()
+    return Run(config, Workdir(tmp_path / "run"))
 
 
 @pytest.fixture
-def log(records):
-    return hooks.Log(3, 10, 0, [0], records, Screen(), Stopwatch())
+def journal(run, layout, state):
+    with Journal([run], layout, Session(Screen(quiet=True))) as opened:
+        opened.restore(state)
+        yield opened
 
 
-def metrics(loss):
-    values = {"loss": loss, "accuracy": 0.5, "learning_rate": 1.0}
-    return {name: jnp.float32(value) for name, value in values.items()}
+def checkpoints(run):
+    return sorted(run.workdir.checkpoint_steps())
 
 
-def test_log_is_due_every_few_steps_and_after_the_last(log, state, records, tmp_path):
+def test_hooks_are_due_every_few_steps_and_after_the_last():
+    called = []
+    hooked = hooks.Hooks(10)
+    hooked.add(lambda step, state: called.append(("a", step, state)), every=3)
+    hooked.add(lambda step, state: called.append(("b", step, state)), every=4)
     for step in range(1, 11):
-        log(step, state, metrics(step))
-    steps = [line.split(",")[0] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [f'{{"step": {step}' for step in (3, 6, 9, 10)]
-    assert records.latest("train") == [{"loss": 10.0, "accuracy": 0.5}]
+        hooked(step, "state")
+    assert [step for name, step, _ in called if name == "a"] == [3, 6, 9, 10]
+    assert [step for name, step, _ in called if name == "b"] == [4, 8, 10]
+    assert called[-2:] == [("a", 10, "state"), ("b", 10, "state")]
 
 
-def test_a_bad_loss_between_two_logs_is_named_with_its_step(log, state):
-    log(1, state, metrics(1))
-    log(2, state, metrics(float("nan")))
-    with pytest.raises(UserError, match="the loss is nan at step 2: lower the learning rate"):
-        log(3, state, metrics(1))
-
-
-def test_a_bad_loss_within_a_call_of_several_steps_is_named_with_its_step(log, state):
-    log(1, state, metrics(1))
-    with pytest.raises(UserError, match="the loss is inf at step 3: lower the learning"):
-        log(6, state, jax.tree.map(lambda *x: jnp.stack(x), *map(metrics, [1, math.inf, 1, 1, 1])))
-
-
-def test_no_checkpoint_after_a_bad_loss(log, records, state):
-    checkpoint = hooks.Checkpoint(2, 10, records, log)
-    log(1, state, metrics(1))
-    log(2, state, metrics(float("inf")))
-    with pytest.raises(UserError, match="the loss is inf at step 2"):
-        checkpoint(2, state, metrics(1))
-    assert records.saved == []
-
-
-def test_checkpoints_are_due_every_few_steps_and_after_the_last(log, records, state):
-    checkpoint = hooks.Checkpoint(4, 10, records, log)
-    for step in range(1, 11):
-        checkpoint(step, state, metrics(1))
-    assert records.saved == [4, 8, 10]
+def test_a_hook_that_is_due_after_calls_of_several_steps():
+    called = []
+    hooked = hooks.Hooks(10)
+    hooked.add(lambda step, state: called.append(step), every=4)
+    for step, count in hooks.calls(0, 10, 4):
+        hooked(step + count, None)
+    assert called == [4, 8, 10]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_makes_a_checkpoint_and_then_interrupts(log, records, state, signum, capsys):
-    checkpoint = hooks.Checkpoint(100, 100, records, log)
+def test_a_signal_makes_a_checkpoint_and_then_interrupts(journal, run, state, signum, capsys):
+    stop = hooks.Stop(journal)
     before = signal.getsignal(signum)
-    with checkpoint.on_signals():
-        checkpoint(1, state, metrics(1))
+    with stop.on_signals():
+        stop(1, state)
         os.kill(os.getpid(), signum)
         with pytest.raises(Interrupted) as caught:
-            checkpoint(2, state, metrics(1))
-    assert (caught.value.signum, records.saved, records.waited) == (signum, [2], 1)
+            stop(2, state)
+    assert (caught.value.signum, checkpoints(run)) == (signum, [2])
     assert signal.getsignal(signum) == before
     again = {signal.SIGTERM: "SIGTERM: {}; Ctrl-C", signal.SIGINT: "Ctrl-C: {}; Ctrl-C again"}
     said = again[signum].format("stopping after this step and writing a checkpoint")
     assert capsys.readouterr().err == f"{said} stops at once.\n"
 
 
-def test_evaluation_pauses_the_stopwatch(log, state, records):
-    watch = Stopwatch()
-    shown = []
-
-    def evaluate(state):
-        found = {"loss": np.array(0.5), "accuracy": np.array(0.75)}
-        return hooks.Evaluation(found, {"classes": np.arange(3)})
-
-    def show(step, state, answers):
-        shown.append((step, answers["classes"].tolist()))
-
-    evaluation = hooks.Evaluate(4, 10, "test", evaluate, show, log, records, Screen(), watch)
-    for step in range(1, 11):
-        evaluation(step, state, metrics(1))
-    assert shown == [(step, [0, 1, 2]) for step in (4, 8, 10)]
-    assert evaluation.latest == [{"loss": 0.5, "accuracy": 0.75}]
-    assert records.latest("test") == evaluation.latest
-    assert watch.paused > 0
-
-
-def test_outside_the_main_thread_signals_are_left_alone(log, records):
-    checkpoint, entered = hooks.Checkpoint(100, 100, records, log), []
+def test_outside_the_main_thread_signals_are_left_alone(journal):
+    stop, entered = hooks.Stop(journal), []
     before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
 
-    def train():
-        with checkpoint.on_signals():
+    def enter():
+        with stop.on_signals():
             entered.append([signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)])
 
-    thread = threading.Thread(target=train)
+    thread = threading.Thread(target=enter)
     thread.start()
     thread.join()
     assert entered == [before]
+
+
+def test_an_evaluation_is_written_shown_and_no_part_of_the_training_time(
+    journal, run, state, monkeypatch
+):
+    found = Evaluation(
+        {"loss": np.array(0.5), "accuracy": np.array(0.75)}, {"classes": np.arange(3)}
+    )
+    shown, seconds = [], []
+
+    def evaluate(*_):
+        seconds.append(journal.trained_seconds())
+        return found
+
+    def show(step, answers):
+        seconds.append(journal.trained_seconds())
+        shown.append((step, answers["classes"].tolist()))
+
+    monkeypatch.setattr(hooks, "evaluate", evaluate)
+    hooks.Evaluate(None, None, journal, show)(4, state)
+    assert shown == [(4, [0, 1, 2])]
+    assert journal.latest == {"test": [{"loss": 0.5, "accuracy": 0.75}]}
+    line = json.loads(run.workdir.metrics.read_text())
+    assert (line["step"], line["split"], line["accuracy"]) == (4, "test", 0.75)
+    assert seconds[0] < seconds[1]
+    assert line["seconds"] < round(seconds[1], 3) or line["seconds"] <= seconds[0] + 0.001
+
+
+def of_tag(folder, tag):
+    return {step: value for step, value in read_events(folder) if value.tag == tag}
+
+
+def test_the_mistakes_of_each_evaluation_are_a_picture(config, tmp_path, test_split):
+    train.train_and_evaluate(config, tmp_path)
+    found = of_tag(tmp_path / "tensorboard" / "test", "mistakes")
+    assert sorted(found) == [4, 6]
+    for value in found.values():
+        picture = Image.open(io.BytesIO(value.image.encoded_image_string))
+        assert picture.size == (value.image.width, value.image.height)
+    # The last is that of the last checkpoint's mistakes.
+    model = jaxmnist.load(tmp_path)
+    images, labels = test_split.images[:200], test_split.labels[:200]
+    classes, probabilities = model.predict(images)
+    first = mistakes.most_confident(labels, classes, probabilities.max(-1))[0]
+    tile = np.asarray(picture.convert("L"))[16 : 16 + 28 * 6 : 6, 16 : 16 + 28 * 6 : 6]
+    np.testing.assert_array_equal(tile, images[first, ..., 0])
+
+
+def test_runs_that_train_at_once_have_each_their_own(config, tmp_path):
+    config.num_seeds = config.seeds_per_call = 2
+    config.histograms = True
+    train.train_and_evaluate(config, tmp_path)
+    folders = [tmp_path / f"seed-{seed}" / "tensorboard" / "test" for seed in (0, 1)]
+    for tag, kind in (("mistakes", "image"), ("Dense_1/kernel", "histo")):
+        first, second = (getattr(of_tag(folder, tag)[6], kind) for folder in folders)
+        assert first != second
+
+
+def test_histograms_if_asked_for(config, tmp_path):
+    config.histograms = True
+    train.train_and_evaluate(config, tmp_path)
+    params = jaxmnist.load(tmp_path).params
+    for layer, arrays in params.items():
+        for name, array in arrays.items():
+            found = of_tag(tmp_path / "tensorboard" / "test", f"{layer}/{name}")
+            assert sorted(found) == [4, 6]
+            histogram = found[6].histo
+            assert histogram.num == sum(histogram.bucket) == array.size
+            assert histogram.sum == pytest.approx(array.sum(dtype=np.float64), rel=1e-6, abs=1e-6)
+            assert (histogram.min, histogram.max) == (array.min(), array.max())
+
+
+def test_parameters_that_are_not_finite_have_no_histogram(config, journal, state, tmp_path):
+    params = jax.tree.map(lambda x: x.at[0].set(jnp.inf), state.params["Dense_1"])
+    hooks.Histograms(journal)(4, state.replace(params=state.params | {"Dense_1": params}))
+    tags = {value.tag for _, value in read_events(tmp_path / "run/tensorboard/test")}
+    assert "Dense_0/kernel" in tags
+    assert "Dense_1/kernel" not in tags
+
+
+def test_a_trace_of_some_steps(config, tmp_path, capsys):
+    config.profile_steps = "2:4"
+    train.train_and_evaluate(config, tmp_path)
+    (folder,) = (tmp_path / "tensorboard" / "plugins" / "profile").iterdir()
+    assert list(folder.glob("*.xplane.pb"))  # For TensorBoard.
+    trace = json.loads(gzip.decompress((folder / "perfetto_trace.json.gz").read_bytes()))
+    steps = [event for event in trace["traceEvents"] if event.get("name") == "train"]
+    assert sorted(int(event["args"]["step_num"]) for event in steps) == [2, 3]
+    assert "steps 3 to 4 are traced" in capsys.readouterr().out
+    config.num_steps = 8
+    train.train_and_evaluate(config, tmp_path)
+    assert "profile_steps=2:4 are done: nothing is traced" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("start", "most", "traced"),
+    [
+        *((0, 1, [12, 15]), (0, 5, [10, 15]), (0, 20, [0, 20]), (13, 1, [13, 15]), (15, 1, [])),
+        (3, 5, [10, 15]),  # Single steps lead up to the calls of five.
+        (1, 20, [12, 15]),
+    ],
+)
+def test_a_trace_is_of_whole_calls(run, journal, state, monkeypatch, start, most, traced):
+    called, now = [], [0]
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda *_, **__: called.append(*now))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: called.append(*now))
+    run.config.num_steps, run.config.profile_steps = 100, "12:15"
+    with hooks.Profile(run, journal) as profile:
+        for step, count in hooks.calls(start, 100, most):
+            now[0] = step
+            with profile.call(step, count):
+                now[0] = step + count
+            profile(step + count, state)
+    assert called == traced
+
+
+@pytest.mark.parametrize(
+    ("start", "last", "most", "expected"),
+    [
+        (0, 3, 1, [(0, 1), (1, 1), (2, 1)]),
+        (3, 11, 4, [(3, 1), (4, 4), (8, 1), (9, 1), (10, 1)]),
+        (8, 8, 4, []),
+    ],
+)
+def test_calls_of_several_steps_begin_at_multiples(start, last, most, expected):
+    assert list(hooks.calls(start, last, most)) == expected
+
+
+def test_a_run_that_fails_writes_its_trace(config, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("the loss is nan")
+
+    config.profile_steps = "2:6"
+    monkeypatch.setattr(hooks.Evaluate, "__call__", fail)
+    with pytest.raises(UserError, match="the loss is nan"):
+        train.train_and_evaluate(config, tmp_path / "first")
+    config.profile_steps = "0:6"
+    with pytest.raises(UserError, match="the loss is nan"):
+        train.train_and_evaluate(config, tmp_path / "second")
+    assert list(tmp_path.glob("second/tensorboard/plugins/profile/*/*.xplane.pb"))
+    assert not list(tmp_path.glob("first/tensorboard/plugins"))
+
+
+@pytest.mark.parametrize("steps", ["100", "6:", "a:b", "3:2", "2:2", "0:7", "-1:3"])
+def test_steps_that_there_are_not_are_refused(config, tmp_path, steps):
+    config.profile_steps = steps
+    with pytest.raises(UserError, match=rf"^profile_steps='?{steps}'? is not allowed: it must "):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

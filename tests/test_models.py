@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmnist.models import CNN, MaxPool, layer_table, num_parameters
+from jaxmnist.models import CNN, max_pool, num_parameters
 
 
 def layers(model, params, x, **kwargs):
@@ -42,10 +42,8 @@ def test_number_of_parameters(params):
 def test_layer_shapes(params):
     shapes = {k: v.shape[1:] for k, v in layers(CNN(), params, jnp.zeros((5, 28, 28, 1))).items()}
     assert shapes == {
-        "Conv_0": (28, 28, 32),
-        "MaxPool_0": (14, 14, 32),
-        "Conv_1": (14, 14, 64),
-        "MaxPool_1": (7, 7, 64),
+        "Conv_0": (14, 14, 32),
+        "Conv_1": (7, 7, 64),
         "Dense_0": (1024,),
         "Dropout_0": (1024,),
         "Dense_1": (10,),
@@ -79,7 +77,7 @@ def test_logits_are_those_of_the_reference(params, batch):
 def test_pooling_is_max_pool(key):
     for shape in ((2, 4, 6, 3), (1, 5, 7, 2)):
         x = jax.random.normal(key, shape)
-        np.testing.assert_array_equal(MaxPool().apply({}, x), nn.max_pool(x, (2, 2), (2, 2)))
+        np.testing.assert_array_equal(max_pool(x), nn.max_pool(x, (2, 2), (2, 2)))
 
 
 def test_dropout_drops_in_training_only(params, batch, key):
@@ -111,33 +109,3 @@ def test_other_sizes(key):
     assert params["Conv_0"]["kernel"].shape == (3, 3, 1, 4)
     assert params["Dense_0"]["kernel"].shape == (14 * 14 * 4, 8)
     assert model.apply({"params": params}, jnp.zeros((2, 28, 28, 1))).shape == (2, 47)
-
-
-def test_the_layers_are_told_in_the_order_of_their_calls(params):
-    rows = layer_table(CNN(conv_pool=lambda x, kernel, bias: x))
-    assert [tuple(row) for row in rows] == [
-        ("Conv_0", "Conv", (28, 28, 32), 832),
-        ("MaxPool_0", "MaxPool", (14, 14, 32), 0),
-        ("Conv_1", "Conv", (14, 14, 64), 51_264),
-        ("MaxPool_1", "MaxPool", (7, 7, 64), 0),
-        ("Dense_0", "Dense", (1024,), 3_212_288),
-        ("Dropout_0", "Dropout", (1024,), 0),
-        ("Dense_1", "Dense", (10,), 10_250),
-    ]
-    assert sum(row.parameters for row in rows) == num_parameters(params)
-
-
-def test_parameters_of_blocks_and_of_layers_called_twice_count_once():
-    class Block(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            layer = nn.Dense(x.shape[-1])
-            return nn.relu(layer(layer(x)))
-
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.Dense(2)(Block()(x))
-
-    rows = [(row.name, row.parameters) for row in layer_table(Net(), (3,))]
-    assert rows == [("Block_0/Dense_0", 12), ("Block_0/Dense_0", 0), ("Dense_0", 8)]

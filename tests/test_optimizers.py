@@ -1,5 +1,6 @@
 """Optimizers and schedules by name, and the sentences for what is none."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 
 from jaxmnist.config import get_config
 from jaxmnist.data import datasets
-from jaxmnist.devices.sharding import Layout, fetch
+from jaxmnist.devices.sharding import fetch
 from jaxmnist.errors import UserError
 from jaxmnist.optimizers import _optimizers, create_optimizer
-from jaxmnist.record.checkpoints import Checkpoints, fingerprint
-from jaxmnist.train import eval_step
-from jaxmnist.train_step import TrainState
+from jaxmnist.record.checkpoints import Checkpoints
+from jaxmnist.record.network import fingerprint
+from jaxmnist.record.workdir import Run, Workdir
+from jaxmnist.train_step import TrainState, eval_step
 from jaxmnist.trained.inference import Model
 
 
@@ -21,8 +23,7 @@ def create(expression, learning_rate=0.1):
     """optax's transformation for an expression, at a constant rate."""
     config = get_config()
     config.update({"optimizer": expression, "learning_rate": learning_rate, "schedule": "constant"})
-    optimizer, hyperparams = create_optimizer(config)
-    return optimizer(hyperparams)
+    return create_optimizer(config).tx
 
 
 def loss_fn(params):
@@ -86,31 +87,22 @@ def test_what_is_no_optimizer(expression, sentence):
 def test_schedules(name, middle):
     config = get_config()
     config.update({"schedule": name, "learning_rate": 0.4, "num_steps": 110, "warmup_steps": 10})
-    optimizer, hyperparams = create_optimizer(config)
-    schedule = optimizer.schedule(hyperparams)
+    schedule = create_optimizer(config).schedule
     assert schedule(0) == 0
     assert schedule(5) == pytest.approx(0.2)
     assert schedule(10) == pytest.approx(0.4)
     assert schedule(60) == pytest.approx(middle, rel=1e-5)
     assert schedule(110) == pytest.approx(0.4 if name == "constant" else 0, abs=1e-6)
     config.warmup_steps = 0
-    assert create_optimizer(config)[0].schedule(hyperparams)(0) == pytest.approx(0.4)
+    assert create_optimizer(config).schedule(0) == pytest.approx(0.4)
 
 
-@pytest.mark.parametrize(
-    "expression", ["sgd(momentum=0.9)", "adamw(b1=0.8, weight_decay=0.1)", "contrib.muon"]
-)
-def test_optimizers_that_differ_in_the_learning_rate_alone_are_equal(expression):
-    """And so share a compiled step, which is given the rate."""
-    optimizers = []
-    for learning_rate in (0.1, 0.2):
-        config = get_config()
-        config.optimizer, config.learning_rate = expression, learning_rate
-        optimizer, hyperparams = create_optimizer(config)
-        assert hyperparams == {"learning_rate": learning_rate}
-        optimizers.append(optimizer)
-    assert optimizers[0] == optimizers[1]
-    assert hash(optimizers[0]) == hash(optimizers[1])
+def test_equal_configs_have_equal_optimizers():
+    """And so share a compiled step."""
+    for expression in ("sgd(momentum=0.9)", "adamw(b1=0.8, weight_decay=0.1)", "contrib.muon"):
+        one, other = create_one(expression), create_one(expression)
+        assert one == other
+        assert hash(one) == hash(other)
 
 
 @pytest.mark.parametrize(
@@ -121,14 +113,15 @@ def test_optimizers_that_differ_in_the_learning_rate_alone_are_equal(expression)
         ("adafactor(min_dim_size_to_factor=64)", "adafactor(min_dim_size_to_factor=128)"),
     ],
 )
-def test_optimizers_that_differ_otherwise_are_not(one, other):
+def test_optimizers_that_differ_are_not(one, other):
     assert create_one(one) != create_one(other)
+    assert create_one(one) != create_one(one, 0.06)
 
 
-def create_one(expression):
+def create_one(expression, learning_rate=0.05):
     config = get_config()
-    config.optimizer = expression
-    return create_optimizer(config)[0]
+    config.optimizer, config.learning_rate = expression, learning_rate
+    return create_optimizer(config)
 
 
 PARAMS = {"Conv_0": {"kernel": (3, 3, 1, 4)}, "Dense_0": {"kernel": (12, 6), "bias": (6,)}}
@@ -175,12 +168,10 @@ def steps(create_tx, params, count=3):
     ],
 )
 def test_numbers_that_are_written_are_those_that_optax_has_by_itself(written, plain, params):
-    """Bit for bit; the learning rate too, though a step is given it as an array."""
+    """Bit for bit."""
     config = get_config()
     config.update({"optimizer": written, "learning_rate": 0.03, "num_steps": 10})
-    optimizer, hyperparams = create_optimizer(config)
-    rate = {"learning_rate": np.float32(hyperparams["learning_rate"])}
-    ours = steps(lambda: optimizer(rate), params)
+    ours = steps(lambda: create_optimizer(config).tx, params)
     theirs = steps(lambda: plain(optax.cosine_decay_schedule(0.03, 10)), params)
     assert fingerprint(ours) == fingerprint(theirs)
 
@@ -236,7 +227,7 @@ def test_optimizers_without_a_schedule(name):
 
 def test_polyak_sgd_tells_the_bound_of_its_learning_rate():
     optimizer = create_one("polyak_sgd(max_learning_rate=0.3)")
-    assert optimizer.schedule({"learning_rate": 0.05})(100) == 0.3
+    assert optimizer.schedule(100) == 0.3
 
 
 def test_schedule_free_is_evaluated_with_the_average(params):
@@ -255,18 +246,21 @@ def test_schedule_free_is_evaluated_with_the_average(params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), averaged, x)
 
 
-def linear(variables, images):
-    return images.reshape(len(images), -1) @ variables["params"]["kernel"]
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        kernel = self.param("kernel", nn.initializers.zeros_init(), (784, 10))
+        return images.reshape(len(images), -1) @ kernel
 
 
 @pytest.mark.parametrize("expression", ["contrib.schedule_free_adamw", "adamw"])
-def test_what_a_state_is_evaluated_and_predicts_with(expression, config, batch):
+def test_what_a_state_is_evaluated_and_predicts_with(expression, config, batch, layout, tmp_path):
     """The average where there is one, of each of several runs; else the trained parameters."""
-    optimizer = create_one(expression)
+    optimizer = create_one(expression, 0.1)
     kernels = {"kernel": 0.1 * jax.random.normal(jax.random.key(0), (2, 784, 10))}
 
     def make(params):
-        tx = optimizer({"learning_rate": 0.1})
+        tx = optimizer.tx
         grads, trained = {"kernel": params["kernel"] - 1}, params
         opt_state = tx.init(params)
         for _ in range(2):
@@ -277,8 +271,7 @@ def test_what_a_state_is_evaluated_and_predicts_with(expression, config, batch):
             params=trained,
             opt_state=opt_state,
             dropout_key=jax.random.key(0),
-            hyperparams={},
-            apply_fn=linear,
+            model=Linear(),
             optimizer=optimizer,
         )
 
@@ -291,10 +284,11 @@ def test_what_a_state_is_evaluated_and_predicts_with(expression, config, batch):
         if optimizer.averages:
             wanted = optax.contrib.schedule_free_eval_params(state.opt_state, state.params)
             assert np.abs(wanted["kernel"] - state.params["kernel"]).max() > 1e-3
-        logits = linear({"params": wanted}, batch["image"])
+        logits = Linear().apply({"params": wanted}, batch["image"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         np.testing.assert_allclose(sums["loss"][i], losses.sum(), rtol=1e-5)
-        model = Model(config, state, Layout.create(), datasets.preparation("mnist"))
+        run = Run(config, Workdir(tmp_path))
+        model = Model(run, datasets.preparation("mnist"), state, layout)
         np.testing.assert_allclose(model.params["kernel"], wanted["kernel"], rtol=1e-6)
         assert fingerprint(model.trained_params) == fingerprint(state.params)
         np.testing.assert_allclose(model.logits(np.asarray(batch["image"])), logits, rtol=1e-4)

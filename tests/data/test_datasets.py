@@ -233,3 +233,9 @@ def test_a_failure_without_words_has_a_name(monkeypatch, tmp_path):
     monkeypatch.setattr(builders, "prepare", fail)
     with pytest.raises(UserError, match=r"kmnist could not be downloaded \(EOFError\)\. To get it"):
         datasets.load("kmnist", ["test"], str(tmp_path))
+
+
+def test_eval_name(config):
+    assert datasets.eval_name(config) == "test"
+    config.eval_split = "train[10:20]"
+    assert datasets.eval_name(config) == "validation"

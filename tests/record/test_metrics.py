@@ -1,11 +1,13 @@
 """Metrics on disk survive a restart."""
 
 import json
-import time
 
 import pytest
+from google.protobuf.unknown_fields import UnknownFieldSet
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from jaxmnist.record.metrics import MetricWriter, Stopwatch
+from jaxmnist import train
+from jaxmnist.record.metrics import MetricWriter
 from jaxmnist.record.workdir import Workdir
 from tests.conftest import read_events
 
@@ -48,8 +50,7 @@ def test_what_came_after_the_checkpoint_is_dropped(workdir):
     with workdir.metrics.open("a") as f:
         f.write('{"step": 40, "spl')  # Killed in the middle of a line.
     writer = MetricWriter(workdir, 20)
-    assert writer.seconds == 2.0
-    assert writer.latest["train"]["loss"] == 0.05
+    assert [(line["step"], line["loss"]) for line in writer.kept] == [(10, 0.1), (20, 0.05)]
     writer.write(30, "train", 3.5, METRICS)
     writer.close()
     assert [(r["step"], r["seconds"]) for r in records(workdir)] == [
@@ -59,12 +60,33 @@ def test_what_came_after_the_checkpoint_is_dropped(workdir):
     ]
 
 
-def test_the_stopwatch_leaves_pauses_out(monkeypatch):
-    now = 1000.0
-    monkeypatch.setattr(time, "perf_counter", lambda: now)
-    watch = Stopwatch(already=100.0)
-    now += 5
-    with watch.pause():
-        now += 70
-    now += 2
-    assert watch.seconds() == 107
+def test_hyperparameters_of_a_finished_run(config, tmp_path):
+    for steps in (6, 8):  # The second run goes on from the first.
+        config.num_steps = steps
+        train.train_and_evaluate(config, tmp_path)
+        found = {}
+        for _, value in read_events(tmp_path / "tensorboard"):
+            assert value.metadata.plugin_data.plugin_name == "hparams"
+            found[value.tag] = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        start = found["_hparams_/session_start_info"].session_start_info
+        assert start.hparams["num_steps"].number_value == steps
+        assert start.hparams["learning_rate"].number_value == 0.05
+        assert start.hparams["optimizer"].string_value == "sgd(momentum=0.9)"
+        assert "log_every" not in start.hparams
+        assert found["_hparams_/session_end_info"].HasField("session_end_info")
+        experiment = found["_hparams_/experiment"].experiment
+        assert {info.name for info in experiment.hparam_infos} == set(start.hparams)
+        # TensorBoard sorts by HParamInfo.differs, its field 7, and then by name.
+        unknown = {info.name: list(UnknownFieldSet(info)) for info in experiment.hparam_infos}
+        first = {
+            name: [(f.field_number, f.data) for f in fields]
+            for name, fields in unknown.items()
+            if fields
+        }
+        assert first == {"learning_rate": [(7, 1)], "optimizer": [(7, 1)]}
+        metrics = [(info.name.group, info.name.tag) for info in experiment.metric_infos]
+        assert metrics[:2] == [("test", "accuracy"), ("test", "loss")]
+        assert metrics[-2:] == [("validation", "accuracy"), ("validation", "loss")]
+        for folder, tag in metrics[:-2]:
+            tags = {value.tag for _, value in read_events(tmp_path / "tensorboard" / folder)}
+            assert tag in tags
