@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from jaxmnist import cli, dry_run
+from jaxmnist.devices import tuning
 from tests.conftest import content
 
 SHORT = ["--dry_run", "--config.dataset=mnist_sample", "--config.batch_size=20"]
@@ -14,7 +15,7 @@ SHORT = ["--dry_run", "--config.dataset=mnist_sample", "--config.batch_size=20"]
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path):
     monkeypatch.setattr(dry_run, "_SECONDS", 0.0)
-    monkeypatch.setattr(device, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(tuning, "keep_freed_memory", lambda: None)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 

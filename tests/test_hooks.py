@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from PIL import Image
 
 import jaxmnist
 from jaxmnist import hooks, train
+from jaxmnist.compile import compiled_steps
+from jaxmnist.data.input_pipeline import OrderedBatches
 from jaxmnist.errors import Interrupted, UserError
 from jaxmnist.evaluate import Evaluation
 from jaxmnist.record.journal import Journal, Session
@@ -47,25 +50,23 @@ def checkpoints(run):
     return sorted(run.workdir.checkpoint_steps())
 
 
-def test_hooks_are_due_every_few_steps_and_after_the_last():
+def test_hooks_are_due_every_few_steps_and_after_the_last(state):
     called = []
     hooked = hooks.Hooks(10)
-    hooked.add(lambda step, state: called.append(("a", step, state)), every=3)
-    hooked.add(lambda step, state: called.append(("b", step, state)), every=4)
+    hooked.add(lambda step, state: called.append(("a", step)), every=3)
+    hooked.add(lambda step, state: called.append(("b", step)), every=4)
     for step in range(1, 11):
-        hooked(step, "state")
-    assert [step for name, step, _ in called if name == "a"] == [3, 6, 9, 10]
-    assert [step for name, step, _ in called if name == "b"] == [4, 8, 10]
-    assert called[-2:] == [("a", 10, "state"), ("b", 10, "state")]
+        hooked(step, state)
+    assert called == [(n, s) for n, s in zip("ababaab", (3, 4, 6, 8, 9, 10, 10), strict=True)]
 
 
-def test_a_hook_that_is_due_after_calls_of_several_steps():
+def test_a_hook_that_is_due_after_calls_of_several_steps(state):
     called = []
     hooked = hooks.Hooks(10)
-    hooked.add(lambda step, state: called.append(step), every=4)
+    hooked.add(lambda step, given: called.append((step, given is state)), every=4)
     for step, count in hooks.calls(0, 10, 4):
-        hooked(step + count, None)
-    assert called == [4, 8, 10]
+        hooked(step + count, state)
+    assert called == [(4, True), (8, True), (10, True)]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -98,30 +99,34 @@ def test_outside_the_main_thread_signals_are_left_alone(journal):
     assert entered == [before]
 
 
-def test_an_evaluation_is_written_shown_and_no_part_of_the_training_time(
-    journal, run, state, monkeypatch
+def test_an_evaluation_is_written_and_no_part_of_the_training_time(
+    config, journal, run, state, sample, layout, test_split, monkeypatch
 ):
-    found = Evaluation(
-        {"loss": np.array(0.5), "accuracy": np.array(0.75)}, {"classes": np.arange(3)}
-    )
-    shown, seconds = [], []
+    now = 1000.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    journal.start()
+    now += 2
 
     def evaluate(*_):
-        seconds.append(journal.trained_seconds())
-        return found
-
-    def show(step, answers):
-        seconds.append(journal.trained_seconds())
-        shown.append((step, answers["classes"].tolist()))
+        nonlocal now
+        now += 70
+        metrics = {"loss": np.array(0.5), "accuracy": np.array(0.75)}
+        answers = {"classes": np.zeros(1000, int), "confidence": np.ones(1000, np.float32)}
+        return Evaluation(metrics, answers)
 
     monkeypatch.setattr(hooks, "evaluate", evaluate)
-    hooks.Evaluate(None, None, journal, show)(4, state)
-    assert shown == [(4, [0, 1, 2])]
+    hook = hooks.Evaluate(
+        compiled_steps(config, 10, layout),
+        OrderedBatches(sample[1], 200, layout),
+        journal,
+        hooks.Mistakes(config, test_split, journal),
+    )
+    hook(4, state)
     assert journal.latest == {"test": [{"loss": 0.5, "accuracy": 0.75}]}
     line = json.loads(run.workdir.metrics.read_text())
     assert (line["step"], line["split"], line["accuracy"]) == (4, "test", 0.75)
-    assert seconds[0] < seconds[1]
-    assert line["seconds"] < round(seconds[1], 3) or line["seconds"] <= seconds[0] + 0.001
+    assert (line["seconds"], journal.seconds["eval"]) == (2.0, 70.0)
+    assert list(of_tag(run.workdir.tensorboard / "test", "mistakes")) == [4]
 
 
 def of_tag(folder, tag):
@@ -228,7 +233,7 @@ def test_a_run_that_fails_writes_its_trace(config, tmp_path, monkeypatch):
     def fail(*_):
         raise UserError("the loss is nan")
 
-    config.profile_steps = "2:6"
+    config.profile_steps = "4:6"  # It fails after step 4.
     monkeypatch.setattr(hooks.Evaluate, "__call__", fail)
     with pytest.raises(UserError, match="the loss is nan"):
         train.train_and_evaluate(config, tmp_path / "first")

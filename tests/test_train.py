@@ -257,7 +257,8 @@ def test_an_evaluation_that_is_not_finite_is_an_error(config, finished, monkeypa
 
     def diverged(*args):
         metrics, answers = evaluate(*args)
-        return Evaluation({name: value * np.nan for name, value in metrics.items()}, answers)
+        bad = {name: np.asarray(value * np.nan) for name, value in metrics.items()}
+        return Evaluation(bad, answers)
 
     monkeypatch.setattr(hooks, "evaluate", diverged)
     monkeypatch.setattr("jaxmnist.evaluate.evaluate", diverged)

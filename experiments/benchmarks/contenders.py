@@ -11,6 +11,7 @@ Weights and gradients are NumPy arrays in Flax's layout, named by layer and kind
 
 import dataclasses
 import functools
+import types
 
 import numpy as np
 
@@ -42,12 +43,14 @@ class Ours:
         import jax
         from flax import traverse_util
 
-        from jaxmnist import train, train_step
+        from jaxmnist import compile, evaluate, train_step
         from jaxmnist.config import get_config
         from jaxmnist.data import input_pipeline
         from jaxmnist.devices import tuning
+        from jaxmnist.devices.sharding import Layout
 
-        self._jax, self._train = jax, train
+        self._jax, self._train_step, self._evaluate = jax, train_step, evaluate.evaluate
+        self._ordered = input_pipeline.OrderedBatches
         self._flatten = functools.partial(traverse_util.flatten_dict, sep="/")
         if self.keeps_memory:
             tuning.keep_freed_memory()
@@ -56,18 +59,21 @@ class Ours:
         config.learning_rate = LEARNING_RATE
         config.schedule = "constant"
         config.dropout_rate = DROPOUT_RATE
-        params = jax.device_put(traverse_util.unflatten_dict(problem.weights, sep="/"))
-        self._state = train_step.create_train_state(config).replace(params=params)
-        images = input_pipeline.to_float(jax.device_put(problem.images))
-        self._batch = {"image": images, "label": jax.device_put(problem.labels)}
-        self._examples = input_pipeline.put_on_device(problem.eval_images, problem.eval_labels)
+        layout = self._layout = Layout.create()
+        params = layout.put(traverse_util.unflatten_dict(problem.weights, sep="/"))
+        self._steps = compile.compiled_steps(config, 10, layout)
+        self._state = self._steps.init([0]).replace(params=params)
+        batch = {"image": problem.images.astype(np.float32) / 255, "label": problem.labels}
+        self._batch = layout.put(batch, layout.batches())
+        images, labels = problem.eval_images, problem.eval_labels
+        self._examples = input_pipeline.put_on_device(images, labels, layout)
         self._options = tuning.compiler_options()
-        self._step, self._eval_step = train.jit_train_step(), train.jit_eval_step()
+        self._step = self._steps.train_step(len(problem.labels))
 
     def loss_and_gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[float, Arrays]:
         def loss_fn(params):
             logits = self._state.apply_fn({"params": params}, images.astype(np.float32) / 255)
-            return self._train.cross_entropy(logits, self._jax.numpy.asarray(labels)).mean()
+            return self._train_step.cross_entropy(logits, self._jax.numpy.asarray(labels)).mean()
 
         function = self._jax.value_and_grad(loss_fn)
         loss, grads = self._jax.jit(function, compiler_options=self._options)(self._state.params)
@@ -78,7 +84,8 @@ class Ours:
         self._jax.block_until_ready(self._state)
 
     def evaluate(self, batch_size: int) -> tuple[float, float]:
-        found = self._train.evaluate(self._eval_step, self._state, self._examples, batch_size)
+        batches = self._ordered(self._examples, batch_size, self._layout)
+        found = self._evaluate(self._steps, self._state, batches)
         return found.metrics["loss"], found.metrics["accuracy"]
 
 
@@ -102,10 +109,11 @@ class Plain(Ours):
                 return nn.Dense(10)(x)
 
         super().__init__(problem)
-        self._state = self._state.replace(apply_fn=Network().apply)
+        self._state = self._state.replace(model=Network())
         self._options = {}
-        self._step = jax.jit(self._train.train_step, donate_argnums=0)
-        self._eval_step = jax.jit(self._train.eval_step)
+        self._step = jax.jit(self._train_step.train_step, donate_argnums=0)
+        eval_step = jax.jit(self._train_step.eval_step)
+        self._steps = types.SimpleNamespace(layout=self._layout, eval_step=lambda _: eval_step)
 
 
 class PyTorch:

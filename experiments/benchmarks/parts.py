@@ -22,11 +22,12 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 
-from jaxmnist import train
+from jaxmnist import models
 from jaxmnist.config import get_config
 from jaxmnist.devices import cpu_layers, tuning
-from jaxmnist.models import MaxPool
-from jaxmnist.train_step import create_train_state
+from jaxmnist.models import create_model
+from jaxmnist.optimizers import create_optimizer
+from jaxmnist.train_step import init_state, train_step
 
 BATCH = 100
 ROUNDS = 8
@@ -36,11 +37,6 @@ CALLS = 15
 def plain_block(x, kernel, bias):
     """A convolution, its ReLU and its pooling as everybody writes them."""
     return nn.max_pool(nn.relu(_conv(x, kernel, bias)), (2, 2), (2, 2))
-
-
-def linen_block(x, kernel, bias):
-    """The same as models.CNN writes it, without conv_pool."""
-    return nn.relu(MaxPool().apply({}, _conv(x, kernel, bias)))
 
 
 def _conv(x, kernel, bias):
@@ -82,7 +78,7 @@ def cases() -> dict[str, tuple[Callable, tuple]]:
             0.1 * normal((kernel[3],)),
         )
         found[f"{name}, plain JAX"] = jax.jit(both_ways(plain_block, argnums)), args
-        found[f"{name}, plain layers"] = ours(both_ways(linen_block, argnums)), args
+        found[f"{name}, plain layers"] = ours(both_ways(models.conv_pool, argnums)), args
         found[f"{name}, cpu_layers"] = ours(both_ways(cpu_layers.conv_pool, argnums)), args
     x, kernel, hidden = normal((BATCH, 3136)), normal((3136, 1024)), normal((BATCH, 1024))
     products = {
@@ -112,14 +108,15 @@ def time_cases(found: dict[str, tuple[Callable, tuple]]) -> dict[str, float]:
 
 def make_step(donate: bool) -> tuple[Callable, tuple]:
     """The default config's compiled step, and a state and a batch of noise for it."""
-    state = create_train_state(get_config())
+    model = create_model(get_config(), function=cpu_layers.conv_pool)
+    state = init_state(model, create_optimizer(get_config()), 0)
     key = jax.random.key(0)
     batch = {
         "image": jax.random.uniform(key, (BATCH, 28, 28, 1)),
         "label": jax.random.randint(key, (BATCH,), 0, 10),
     }
     step_fn = jax.jit(
-        train.train_step,
+        train_step,
         donate_argnums=0 if donate else (),
         compiler_options=tuning.compiler_options(),
     )

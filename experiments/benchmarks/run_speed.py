@@ -27,19 +27,20 @@ def bare_step(data_dir: str, steps: int) -> dict[str, float]:
     """Milliseconds of a step, and of drawing a batch, called again and again in this process."""
     import jax
 
-    from jaxmnist import train
+    from jaxmnist.compile import compiled_steps, data_keys
     from jaxmnist.config import get_config
     from jaxmnist.data import datasets
     from jaxmnist.data.input_pipeline import ShuffledBatches, put_on_device
     from jaxmnist.devices import tuning
-    from jaxmnist.train_step import create_train_state, split_seed
+    from jaxmnist.devices.sharding import Layout
 
     tuning.keep_freed_memory()
     split = datasets.load("mnist", ["train"], data_dir, allow_sample=False).splits[0]
-    config = get_config()
-    examples = put_on_device(split.images, split.labels)
-    batches = ShuffledBatches(examples, split_seed(0)["data"], config.batch_size)
-    state, batch, step_fn = create_train_state(config), batches(0), train.jit_train_step()
+    config, layout = get_config(), Layout.create()
+    examples = put_on_device(split.images, split.labels, layout)
+    batches = ShuffledBatches(examples, data_keys([0], layout), config.batch_size, layout)
+    compiled = compiled_steps(config, 10, layout)
+    state, batch, step_fn = compiled.init([0]), batches(0), compiled.train_step(config.batch_size)
     for _ in range(20):
         state, _ = step_fn(state, batch)
     jax.block_until_ready(state)

@@ -91,33 +91,33 @@ def step_ms() -> dict[str, float]:
     import jax
     import optax
 
-    from jaxmnist import train
+    from jaxmnist.compile import compiled_steps
     from jaxmnist.config import get_config
     from jaxmnist.devices import tuning
-    from jaxmnist.train_step import create_train_state
+    from jaxmnist.devices.sharding import Layout
 
     tuning.keep_freed_memory()
-    state, key = create_train_state(get_config()), jax.random.key(0)
-    step_fn = train.jit_train_step()
+    layout, key = Layout.create(), jax.random.key(0)
+    steps = compiled_steps(get_config(), 10, layout)
+    state = steps.init([0])
 
     def step(batch):
         nonlocal state
-        state, metrics = step_fn(state, batch)
+        state, metrics = steps.train_step(len(batch["label"]))(state, batch)
         return metrics
 
     batches = {
         size: {
-            "image": jax.random.uniform(key, (size, 28, 28, 1)),
-            "label": jax.random.randint(key, (size,), 0, 10),
+            "image": jax.device_put(jax.random.uniform(key, (size, 28, 28, 1)), layout.batches()),
+            "label": jax.device_put(jax.random.randint(key, (size,), 0, 10), layout.batches()),
         }
         for size in BATCH_SIZES
     }
 
     @jax.jit
     def update(state):
-        updates, opt_state = state.optimizer(state.hyperparams).update(
-            state.params, state.opt_state, state.params
-        )
+        tx = state.optimizer.tx
+        updates, opt_state = tx.update(state.params, state.opt_state, state.params)
         return optax.apply_updates(state.params, updates), opt_state
 
     found: dict[str, list[float]] = {}

@@ -131,7 +131,7 @@ def test_the_sample_never_hides_that_the_folder_is_at_fault(
         raise UserError("cannot write")
 
     monkeypatch.setattr(datasets, "_reachable", lambda url: True)
-    monkeypatch.setattr(builders, "prepare", refuse)
+    monkeypatch.setattr(tfds_builders, "prepare", refuse)
     with pytest.raises(UserError, match="cannot write"):
         datasets.load("mnist", ["train"], str(tmp_path / "new"))
 
@@ -141,7 +141,7 @@ def test_an_error_without_words_is_still_a_sentence(monkeypatch, tmp_path):
         raise ValueError
 
     monkeypatch.setattr(datasets, "_reachable", lambda url: True)
-    monkeypatch.setattr(builders, "prepare", fail)
+    monkeypatch.setattr(tfds_builders, "prepare", fail)
     with pytest.raises(UserError, match=r"could not be downloaded \(ValueError\)"):
         datasets.load("kmnist", ["train"], str(tmp_path))
 
@@ -230,7 +230,7 @@ def test_a_failure_without_words_has_a_name(monkeypatch, tmp_path):
         raise EOFError
 
     monkeypatch.setattr(requests, "head", lambda *args, **kwargs: None)
-    monkeypatch.setattr(builders, "prepare", fail)
+    monkeypatch.setattr(tfds_builders, "prepare", fail)
     with pytest.raises(UserError, match=r"kmnist could not be downloaded \(EOFError\)\. To get it"):
         datasets.load("kmnist", ["test"], str(tmp_path))
 

@@ -1,15 +1,15 @@
 """The layers for CPUs compute what the plain layers compute, and so do their gradients."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from jaxmnist import models
 from jaxmnist.devices.cpu_layers import conv_pool
-from jaxmnist.models import CNN, MaxPool
-from jaxmnist.train import cross_entropy
+from jaxmnist.models import CNN
+from jaxmnist.train_step import cross_entropy
 
 # (batch, height, width, channels), k, features: the paper's two layers, then odd ones.
 SHAPES = [
@@ -34,11 +34,6 @@ def values_and_gradients(function, args, weights=1.0):
     return values, pull_back(jnp.broadcast_to(weights, values.shape).astype(values.dtype))
 
 
-def plain(x, kernel, bias):
-    conv = nn.Conv(kernel.shape[3], kernel.shape[:2])
-    return nn.relu(MaxPool().apply({}, conv.apply({"params": {"kernel": kernel, "bias": bias}}, x)))
-
-
 def assert_close(found, expected, tolerance):
     """Each array, to `tolerance` of its largest value."""
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -55,10 +50,12 @@ def assert_close(found, expected, tolerance):
 def test_values_and_gradients_are_those_of_the_plain_layers(shape, dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         args = inputs(*shape, dtype)
-        weights = np.random.default_rng(2).standard_normal(jax.eval_shape(plain, *args).shape)
+        weights = np.random.default_rng(2).standard_normal(
+            jax.eval_shape(models.conv_pool, *args).shape
+        )
         found, expected = (
             jax.jit(values_and_gradients, static_argnums=0)(f, args, weights)
-            for f in (conv_pool, plain)
+            for f in (conv_pool, models.conv_pool)
         )
         assert_close(found, expected, tolerance)
 
@@ -68,7 +65,7 @@ def test_rounding_errors_do_not_open_a_relu_that_sees_only_zeros():
     x, kernel, bias = inputs(*SHAPES[1], "float32")
     x[:, 5:] = x[:, :, :6] = 0
     x, kernel, bias = map(jnp.asarray, (x, kernel, bias))
-    expected = plain(x, kernel, 0 * bias)
+    expected = models.conv_pool(x, kernel, 0 * bias)
     blind = expected == 0
     assert 0.6 < blind.mean() < 0.95
     assert not conv_pool(x, kernel, 0 * bias)[blind].any()
@@ -86,7 +83,8 @@ def test_what_is_not_finite_stays_so(shape, what, value):
     place = {"example": (1, 4, 4, 0), "kernel": (1, 1, 0, 2), "bias": (2,)}[what]
     args[i][place] = value
     (found, found_grads), (expected, expected_grads) = (
-        jax.jit(values_and_gradients, static_argnums=0)(f, args) for f in (conv_pool, plain)
+        jax.jit(values_and_gradients, static_argnums=0)(f, args)
+        for f in (conv_pool, models.conv_pool)
     )
     assert not np.isfinite(expected).all()
     assert not np.isfinite(found[~np.isfinite(expected)]).any()

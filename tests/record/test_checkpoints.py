@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxmnist.devices.sharding import Layout
@@ -21,7 +22,7 @@ def state(config):
     """A run's, but for a first dense layer that is cut to a fiftieth, so that tests are fast."""
     state = create_train_state(config)
     params = jax.tree.map(lambda p: p[:64] if p.size > 10**6 else p, state.params)
-    opt_state = state.optimizer(state.hyperparams).init(params)
+    opt_state = state.optimizer.tx.init(params)
     return state.replace(params=params, opt_state=opt_state)
 
 
@@ -71,7 +72,8 @@ def test_nothing_to_restore(checkpoints, state):
 
 
 def test_a_restored_state_steps_on_bit_for_bit(checkpoints, config, batch):
-    state, _ = jax.jit(train_step)(create_train_state(config), batch)
+    step_fn = jax.jit(train_step)
+    state, _ = step_fn(create_train_state(config), batch)
     target = host(state)
     checkpoints.save(1, host(state))
     state, metrics = step_fn(state, batch)
@@ -298,26 +300,9 @@ def test_a_step_below_the_newest_is_written_too(checkpoints, state, target):
 
 def test_what_cannot_be_read_back_is_told_at_once(checkpoints, state, tmp_path, monkeypatch):
     """As under a path that orbax takes for a pattern, where it loses what it writes."""
-    monkeypatch.setattr(checkpoints._manager, "save", lambda *args, **kwargs: None)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", lambda *args, **kwargs: None)
     with pytest.raises(UserError, match=r"step 10 in .* was written, but cannot be read back"):
         checkpoints.save(10, at(state, 10))
-
-
-def test_what_is_not_finite_is_not_saved(checkpoints, state, tmp_path):
-    save(checkpoints, state, [1])
-    for part, what in (("params", "parameters are"), ("opt_state", "optimizer's state is")):
-        bad = host(state)
-        jax.tree.leaves(bad[part])[1][0] = np.inf
-        with pytest.raises(UserError, match=f"the {what} not finite after step 2"):
-            checkpoints.save(2, bad)
-    bad = host(state)
-    bad["opt_state"] = (*bad["opt_state"], np.float32(np.inf))  # A bound, as some optimizers have.
-    checkpoints.save(2, bad)
-    bad["opt_state"] = (*bad["opt_state"], np.float32(np.nan))
-    with pytest.raises(UserError, match="optimizer's state is not finite"):
-        checkpoints.save(3, bad)
-    checkpoints.wait()
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

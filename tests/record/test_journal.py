@@ -128,6 +128,19 @@ def test_what_is_not_finite_is_not_saved(journal, run, state, part, value, words
     assert run.workdir.checkpoint_steps() == {4}
 
 
+def test_a_bound_of_an_optimizer_may_be_infinite_but_no_nan(journal, run, state):
+    """As some optimizers keep one on purpose."""
+    for step, value in ((4, math.inf), (6, math.nan)):
+        with_bound = state.replace(opt_state=(*state.opt_state, jnp.float32(value)))
+        if math.isnan(value):
+            with pytest.raises(UserError, match="the optimizer's state is not finite after step 6"):
+                journal.save(step, with_bound)
+        else:
+            journal.save(step, with_bound)
+    journal.wait_for_checkpoints()
+    assert run.workdir.checkpoint_steps() == {4}
+
+
 def test_an_evaluation_that_is_not_finite_is_refused(journal, run):
     bad = {"loss": np.array([1.0, np.nan]), "accuracy": np.array([0.5, 0.5])}
     words = "the loss of the evaluation after step 4 is nan: lower the learning rate"
