@@ -32,7 +32,7 @@ def test_what_would_be_trained(tmp_path, capsys):
     assert text.startswith(
         "data      mnist_sample: 4,000 examples to train on (train), 1,000 to evaluate on (test)\n"
     )
-    assert re.search(r"network   layer +output shape +parameters\n +Conv_0 +28x28x32 +832\n", text)
+    assert re.search(r"network   layer +output shape +parameters\n +Conv_0 +14x14x32 +832\n", text)
     assert re.search(r"Dropout_0 +1024 +0\n +Dense_1 +10 +10,250\n +all +3,274,634\n", text)
     assert "\ntraining  600 steps of 20 by sgd(momentum=0.9)\n" in text
     assert (
