@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 10_000_000  # Of a picture.
 MAX_PIXELS = 25_000_000  # A telephone's 24 megapixels; 0.4 GB while it is prepared.
-_SECONDS = 20  # For a picture to arrive.
 # Pillow has others that start programs, or that no browser shows.
 _FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 _PAGE = Path(__file__).with_name("demo.html")
@@ -129,13 +128,16 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def create_app(model: "Model", host: str = "127.0.0.1", about: str = "") -> Any:
+def create_app(
+    model: "Model", host: str = "127.0.0.1", about: str = "", timeout: float = 20
+) -> Any:
     """The application: the page at /, and /predict, which takes a picture's bytes by POST.
 
     Args:
-      model: that is asked.
-      host: the address that it listens on.
+      model: the model that answers.
+      host: the address that the server listens on.
       about: which model it is, in words.
+      timeout: the seconds that a picture has to arrive.
     """
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -161,9 +163,9 @@ def create_app(model: "Model", host: str = "127.0.0.1", about: str = "") -> Any:
     async def predict(request: Request) -> Response:
         close = _HEADERS | {"Connection": "close"}
         try:
-            data = await asyncio.wait_for(read(request), _SECONDS)
+            data = await asyncio.wait_for(read(request), timeout)
         except TimeoutError:
-            error = f"the picture did not arrive within {_SECONDS} s."
+            error = f"the picture did not arrive within {timeout:g} s."
             return JSONResponse({"error": error}, 408, close)
         if data is None:
             error = f"the picture has more than {MAX_BYTES // 1_000_000} MB."

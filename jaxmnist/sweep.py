@@ -71,7 +71,7 @@ def _command(args: argparse.Namespace) -> None:
         except UserError as e:
             refused = e  # It is no reason to try none of the others: it becomes its row's.
         choice = [(n, config.dataset if n == "dataset" else value) for n, value in chosen]
-        grid.append((choice, config, _workdir(folder, choice, config)))
+        grid.append((choice, config, workdir_of(folder, choice, config)))
         if not refused:
             _check_splits(config)
             valid.append((config, grid[-1][2]))
@@ -182,7 +182,7 @@ def _check_starts(runs: "Sequence[tuple[ConfigDict, Workdir]]") -> None:
         seeds = range(config.seed, config.seed + config.num_seeds)
         several = [Workdir(workdir.path / f"seed-{seed}") for seed in seeds]
         for record in [workdir] if config.num_seeds == 1 else several:
-            before = _continued(record, config.num_steps)
+            before = continued(record, config.num_steps)
             first = first or (record.path, before)
             if before != first[1]:
                 raise UserError(
@@ -191,7 +191,7 @@ def _check_starts(runs: "Sequence[tuple[ConfigDict, Workdir]]") -> None:
                 )
 
 
-def _continued(record: "Workdir", num_steps: int) -> list[tuple[int, int]]:
+def continued(record: "Workdir", num_steps: int) -> list[tuple[int, int]]:
     """Where a run that is to have `num_steps` goes on from others: [(step, num_steps before)]."""
     steps, saved = record.checkpoint_steps(), record.load_config()
     if not steps or saved is None or max(steps) > num_steps:
@@ -214,7 +214,7 @@ def _told(continued: list[tuple[int, int]]) -> str:
     return " and ".join(f"goes on at step {step} from num_steps={n}" for step, n in continued)
 
 
-def _workdir(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Workdir":
+def workdir_of(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Workdir":
     """Of a run: named by what was chosen, as far as every file system can, and unique."""
     from jaxmnist.config import changed_training
     from jaxmnist.record.workdir import Workdir
