@@ -1,4 +1,4 @@
-"""What the commands share: the door `jaxmnist VERB`, their flags, and how they end."""
+"""What the commands share: `jaxmnist VERB`, their flags, and how they end."""
 
 import argparse
 import atexit
@@ -23,7 +23,7 @@ from jaxmnist import __version__
 from jaxmnist.errors import REPLACE, STDOUT, Interrupted, UserError, at_end, warn
 from jaxmnist.record.screen import Screen
 
-# Of each verb: its module, and what it does.
+# The verbs: the module of each, and what it does.
 VERBS = {
     "train": ("main", "train, or go on with a run"),
     "eval": ("main", "evaluate a run's newest checkpoint"),
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     if verb in ("-h", "--help", "help"):
         if argv[1:2] and argv[1] in VERBS:
             return main([argv[1], "--help"])
-        print(_page())
+        print(_overview())
         return 0
     if verb in ("-V", "--version"):
         print(f"jaxmnist {__version__}")
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _complete() -> None:
-    """Answers a shell that asks how a command line may go on, and ends."""
+    """Answers a shell that asks how a command line may go on, and ends the process."""
     import argcomplete
 
     class Finder(argcomplete.CompletionFinder):
@@ -85,36 +85,34 @@ def _complete() -> None:
     Finder()(parser)
 
 
-def _page() -> str:
+def _overview() -> str:
+    """What `jaxmnist` prints without a verb."""
+    readme = Path(__file__).parent.parent / "README.md"
+    where = f", {readme}" if readme.is_file() else ""
     verbs = "\n".join(f"  {verb:14}{does}" for verb, (_, does) in VERBS.items())
     return (
         f"jaxmnist {__version__}: a paper's MNIST network, trained with JAX.\n\n"
         f"usage: jaxmnist VERB [FLAGS]\n\n{verbs}\n\n"
         f"examples:\n{_EXAMPLES}\n\n"
-        f"The documentation is README.md{_readme()}."
+        f"The documentation is README.md{where}."
     )
 
 
-def _readme() -> str:
-    path = Path(__file__).parent.parent / "README.md"
-    return f", {path}" if path.is_file() else ""
-
-
 def refuse_modules_without_a_command(argv: Sequence[str]) -> None:
-    """Ends a process that was started as `python -m jaxmnist.MODULE` where that would do nothing.
+    """Ends the process if it was started as `python -m jaxmnist.MODULE` and that does nothing.
 
     Args:
-      argv: of the interpreter, `sys.orig_argv`.
+      argv: the interpreter's command line, `sys.orig_argv`.
     """
     name = argv[argv.index("-m") + 1] if "-m" in argv[:-1] else ""
     package, _, module = name.partition(".")
     commands = {"__main__", *(module for module, _ in VERBS.values())}
     path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
     if package == "jaxmnist" and module not in commands and path.is_file():
-        door = "python -m jaxmnist lists them"
+        hint = "python -m jaxmnist lists them"
         if module in VERBS:
-            door = f"type python -m jaxmnist {module}"
-        sys.exit(f"{name} is not a command: {door}.")
+            hint = f"type python -m jaxmnist {module}"
+        sys.exit(f"{name} is not a command: {hint}.")
 
 
 def _module(verb: str) -> Any:
@@ -122,14 +120,20 @@ def _module(verb: str) -> Any:
 
 
 class _Override(argparse.Action):
-    """Keeps the fields that are given, with their values as texts, in their order."""
+    """Collects the fields that are given, with their values as text, in their order."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), (self.const, values)])
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags that are written out; what is none of them is told of with what is near."""
+    """An argument parser that suggests a flag for a mistyped one, and accepts no abbreviations.
+
+    Args:
+      verb: what the command is called by; None if by its module.
+      module: the module.
+      kwargs: other arguments of ArgumentParser.
+    """
 
     def __init__(self, verb: str | None, module: str, **kwargs: Any):
         super().__init__(
@@ -152,17 +156,17 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def add_workdir(self) -> None:
-        """--workdir, of a verb that looks at what was trained."""
+        """Adds --workdir, for a command that looks at what was trained."""
         self.add_argument("--workdir", required=True, help="the folder of a training run")
 
     def add_config(self, *prefixes: str, only: Sequence[str] = ()) -> None:
-        """--PREFIX.FIELD for each field of the config, which the help lists in a table.
+        """Adds --PREFIX.FIELD for each field of the config; the help has a table of the fields.
 
-        They become PREFIX_fields, a list of fields and their values as texts, in their order.
+        What is given becomes `PREFIX_fields`: pairs of a field and its value as text, in order.
 
         Args:
-          prefixes: such as "config".
-          only: the fields that the help lists; by default all.
+          prefixes: the prefixes, such as "config".
+          only: the fields that the table lists; by default all.
         """
         from jaxmnist import config
 
@@ -177,7 +181,7 @@ class Parser(argparse.ArgumentParser):
                     default=[],
                     help=config.meaning(name) if completes else argparse.SUPPRESS,
                 )
-                if name != "data_dir":  # Of that, folders and files, as a shell does by itself.
+                if name != "data_dir":  # Its value is a folder, which a shell completes itself.
                     listed = config.choices(name)
                     flag.completer = lambda listed=listed, **_: listed  # type: ignore[attr-defined]
         self._has_fields, self._only = True, tuple(only)
@@ -188,19 +192,21 @@ class Parser(argparse.ArgumentParser):
         from jaxmnist import config
 
         width = min(shutil.get_terminal_size().columns, 100) - 2
-        there = "\nexperiments, --config=FILE:\n\n"
-        for path, does in config.experiments().items():
-            there += textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4) + "\n"
-        return (
+        text = (
             f"{super().format_help()}\nfields of the config, --config.FIELD=VALUE:\n\n"
-            f"{config.describe(width, self._only)}\n{there if not self._only else ''}"
+            f"{config.describe(width, self._only)}\n"
         )
+        if not self._only:
+            text += "\nexperiments, --config=FILE:\n\n"
+            for path, does in config.experiments().items():
+                text += textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4) + "\n"
+        return text
 
 
 def _did_you_mean(name: str, flags: Sequence[str]) -> str:
-    """What a flag that there is not may stand for: also the field of a config, by its name."""
+    """A suggestion for a flag that does not exist; it may be the bare name of a config's field."""
     prefix, dot, field = name.removeprefix("--").partition(".")
-    if dot:  # A field's name: what all have in common would make them alike.
+    if dot:  # Only the fields are compared: the prefix makes all of them look alike.
         fields = [flag for flag in flags if flag.startswith(f"--{prefix}.")]
         near = difflib.get_close_matches(field, [flag.partition(".")[2] for flag in fields], 1)
         return f"; did you mean --{prefix}.{near[0]}?" if near else ""
@@ -211,7 +217,7 @@ def _did_you_mean(name: str, flags: Sequence[str]) -> str:
 
 
 def command(verb: str, *args: object) -> str:
-    """A command line that can be pasted in the shell that this process was started from."""
+    """A command line that can be pasted into the shell from which this process was started."""
     script, python = Path(sys.executable).with_name("jaxmnist"), Path(sys.executable)
     if shutil.which("jaxmnist") == str(script):
         return shlex.join(["jaxmnist", verb, *map(str, args)])
@@ -222,7 +228,11 @@ def command(verb: str, *args: object) -> str:
 
 
 class _Stopped(KeyboardInterrupt):
-    """A signal came while nothing had to be saved first."""
+    """A signal came while nothing had to be saved first.
+
+    Attributes:
+      signum: the number of the signal.
+    """
 
     def __init__(self, signum: int):
         super().__init__()
@@ -230,13 +240,14 @@ class _Stopped(KeyboardInterrupt):
 
 
 def run(command: Callable[[], None]) -> int:
-    """Runs a command for a person: what they can mend and what stopped it become one sentence.
+    """Runs a command: errors that a user can mend, and signals, become one sentence on stderr.
 
-    In a thread that is not the main one no signals are handled, and all else is the same.
+    Signals are handled in the main thread only, as Python allows it nowhere else.
 
-    Returns the exit status: 0; 1 for an error, also where an answer cannot be written to standard
-    output (what a training run prints is none: its record is the workdir); 128 and the signal's
-    number for a signal.
+    Returns:
+      The exit status: 0; 1 for an error; 128 plus the signal's number for a signal. An answer that
+      cannot be written to standard output is an error; the lines of a training run are no answer,
+      since its record is the workdir.
     """
     _open_streams()
     _silence_libraries()
@@ -251,11 +262,11 @@ def _run(command: Callable[[], None]) -> int:
     try:
         command()
         if not STDOUT.has_lost:
-            sys.stdout.flush()  # Here, so that a failure is told of as any other.
+            sys.stdout.flush()  # Here, where a failure is reported like any other.
     except UserError as e:
         warn(f"error: {e}")
         status = 1
-    except BrokenPipeError:  # Whoever read our lines has enough of them.
+    except BrokenPipeError:  # The reader of our lines has closed the pipe, as `head` does.
         status = 1
     except OSError as e:
         where = f" ({e.filename})" if e.filename else ""
@@ -280,9 +291,9 @@ def _run(command: Callable[[], None]) -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Within, a first SIGTERM or Ctrl-C unwinds what is under way; a second ends the process.
+    """In this context the first SIGTERM or Ctrl-C raises _Stopped, and a second ends the process.
 
-    Otherwise the second would be raised in the clean-up after the first, which may be any code.
+    Raised too, the second would interrupt the clean-up after the first.
     """
     before: dict[int, Any] = {}
 
@@ -303,13 +314,13 @@ def _signals() -> Iterator[None]:
 
 
 def _open_streams() -> None:
-    """Makes standard input, output and error usable whatever they are."""
+    """Makes standard input, output and error usable, even if the caller has closed them."""
     for fd, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(fd)
         except OSError:
-            # Closed (">&-"): the next file that is opened would get its number, and with it what
-            # libraries print. The null device gets it, the lowest that is free.
+            # Closed (">&-"): the next file that is opened would get this number, and with it what
+            # libraries print. So the null device gets it: the lowest free number is given.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             stream = os.fdopen(fd, "w" if fd else "r", encoding="utf-8", closefd=False)
@@ -320,7 +331,7 @@ def _open_streams() -> None:
 
 
 def _release_streams() -> None:
-    """Drops what could not be written: the interpreter would complain of it as it ends."""
+    """Drops what could not be written; the interpreter would report it again at its end."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -330,23 +341,23 @@ def _release_streams() -> None:
 
 
 def _leave(status: int, words: str = "") -> None:
-    """Ends this process' part in a run of several, if it had joined one."""
+    """Calls what was registered for the end of a command."""
     for leave in at_end:
         leave(status, words)
 
 
 def _silence_libraries() -> None:
-    """Keeps the stack traces that libraries print of errors that we tell of in a sentence."""
+    """Suppresses the stack traces that libraries print for errors that we report in a sentence."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     default = sys.unraisablehook
 
     def hook(unraisable):
-        if isinstance(unraisable.exc_value, _Stopped):  # Lost in a callback of a library's.
+        if isinstance(unraisable.exc_value, _Stopped):  # Raised in a library's callback.
             Screen.close_open()
             warn("stopped.")
             _leave(128 + unraisable.exc_value.signum)
             os._exit(128 + unraisable.exc_value.signum)
-        # Where one of tensorstore's reads or writes fails, the others find its loop closed.
+        # If one of tensorstore's reads or writes fails, the others find the event loop closed.
         if str(unraisable.exc_value) != "Event loop is closed":
             default(unraisable)
 

@@ -1,7 +1,8 @@
-"""The command that writes a trained model for programs that have no jaxmnist: ONNX or StableHLO."""
+"""The command that writes a trained model as ONNX or StableHLO, for programs without jaxmnist."""
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,8 @@ from jaxmnist.record.screen import Screen
 if TYPE_CHECKING:
     from jaxmnist.trained.inference import Model
 
-SUFFIXES = {"onnx": ".onnx", "stablehlo": ".stablehlo"}
 PLATFORMS = ("cpu", "cuda", "tpu")
-_TOLERANCE = 1e-4  # Between logits.
+_TOLERANCE = 1e-4  # The largest difference between our logits and those of the file.
 _READ_WITH = {
     "onnx": 'onnxruntime.InferenceSession(file).run(["logits"], {"image": image})',
     "stablehlo": 'jax.export.deserialize(bytearray(open(file, "rb").read())).call(image)',
@@ -34,7 +34,7 @@ def parser(verb: str | None = None) -> Parser:
         description="Write a trained model as ONNX or StableHLO, for programs without jaxmnist.",
     )
     parser.add_workdir()
-    parser.add_argument("--format", required=True, choices=SUFFIXES)
+    parser.add_argument("--format", required=True, choices=_READ_WITH)
     parser.add_argument("--output", help="the file to write; default: model.FORMAT in the workdir")
     parser.add_argument("--data_dir", help="tfds's folder; default: the run's")
     return parser
@@ -47,40 +47,48 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 
 def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | None) -> None:
-    with Screen() as screen, screen.phase("exporting"):
-        print(_write(workdir, kind, output_file, data_dir))
-
-
-def _write(workdir: str, kind: str, output_file: str | None, data_dir: str | None) -> str:
-    """Writes the model and what there is to know of it; returns what to say of them."""
     # Imported here, so that a mistyped flag is told of at once.
+    from jaxmnist.files import local_path
+
+    output = local_path(workdir, "--workdir") / f"model.{kind}"
+    if output_file is not None:
+        output = local_path(output_file, "--output", as_pattern=False)
+    with Screen() as screen, screen.phase("exporting"):
+        said = _write(workdir, kind, output, data_dir)
+    print(said)
+
+
+def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
+    """Writes the model, if it answers as ours, and a description of it; returns what to print."""
     import jax
 
     from jaxmnist.devices import tuning
-    from jaxmnist.files import local_path, write_bytes, write_json
+    from jaxmnist.files import write_bytes, write_json
     from jaxmnist.record.checkpoints import fingerprint
     from jaxmnist.trained import inference, pictures
 
-    output = local_path(workdir, "--workdir") / f"model{SUFFIXES[kind]}"
-    if output_file is not None:
-        output = local_path(output_file, "--output", as_pattern=False)
-    build, check = {"onnx": (to_onnx, _run_onnx), "stablehlo": (to_stablehlo, _run_stablehlo)}[kind]
+    build, load = {
+        "onnx": (to_onnx, _load_onnx),
+        "stablehlo": (to_stablehlo, _load_stablehlo),
+    }[kind]
     tuning.cache_compilations()
     model = inference.load(workdir, dtype="float32")
     dataset = inference.load_evaluation(model.config, data_dir)
-    (test,) = dataset.splits
-    # A file's products are float32, whatever a run's were and a device's are by default.
+    (split,) = dataset.splits
+    # The file computes in float32, whatever the run and the device do by default.
     with jax.default_matmul_precision("highest"):
         data = build(model)
-        ours, theirs = model.logits(test.images), check(data)(test.images)
+        run_file = load(data)
+        parts = [run_file(split.images[i : i + 1000]) for i in range(0, len(split), 1000)]
+        ours, theirs = model.logits(split.images), np.concatenate(parts)
     difference = float(np.abs(ours - theirs).max())
     changed = int((ours.argmax(-1) != theirs.argmax(-1)).sum())
     if not difference <= _TOLERANCE or changed:
         raise UserError(
-            f"the {kind} of {workdir} answers otherwise on {len(test):,} examples: logits differ "
+            f"the {kind} of {workdir} answers otherwise on {len(split):,} examples: logits differ "
             f"by up to {difference:.1e}, {changed} classes do; nothing was written."
         )
-    accuracy = float(np.mean(theirs.argmax(-1) == test.labels))
+    accuracy = float(np.mean(theirs.argmax(-1) == split.labels))
     about = {
         "file": output.name,
         "format": kind,
@@ -103,21 +111,20 @@ def _write(workdir: str, kind: str, output_file: str | None, data_dir: str | Non
         "evaluated_on": {
             "dataset": dataset.name,
             "split": model.config.eval_split,
-            "num_examples": len(test),
+            "num_examples": len(split),
         },
         "largest_difference_of_logits": difference,
         "step": model.step,
         "params_sha256": fingerprint(model.trained_params),
+        "read_with": _READ_WITH[kind],
+        **({"platforms": PLATFORMS} if kind == "stablehlo" else {}),
     }
-    about["read_with"] = _READ_WITH[kind]
-    if kind == "stablehlo":
-        about["platforms"] = PLATFORMS
     output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(output, data)
     write_json(output.with_name(f"{output.name}.json"), about)
     return (
         f"{output} ({len(data) / 1e6:.1f} MB), and {output.name}.json beside it: {dataset.name} "
-        f"{model.config.eval_split} accuracy {accuracy:.4f}; over {len(test):,} examples the same "
+        f"{model.config.eval_split} accuracy {accuracy:.4f}; over {len(split):,} examples the same "
         f"classes as the model, logits within {difference:.1e}"
     )
 
@@ -125,8 +132,8 @@ def _write(workdir: str, kind: str, output_file: str | None, data_dir: str | Non
 def to_onnx(model: "Model") -> bytes:
     """The network as ONNX: "image" uint8 (batch, 28, 28, 1) -> "logits" float32.
 
-    The flatten before the first dense layer takes channels first here, and last in JAX: that
-    layer's inputs are put in another order instead.
+    ONNX has channels first, and JAX has them last. So flattening gives another order, and the rows
+    of the first dense layer are reordered.
 
     Raises:
       UserError: the extra "onnx" is not installed.
@@ -141,7 +148,6 @@ def to_onnx(model: "Model") -> bytes:
         return name
 
     def node(kind: str, *inputs: str, **attributes: Any) -> str:
-        # Named by what it makes; the last one makes the output.
         nodes.append(helper.make_node(kind, inputs, [f"{kind}_{len(nodes)}"], **attributes))
         return nodes[-1].output[0]
 
@@ -153,7 +159,7 @@ def to_onnx(model: "Model") -> bytes:
     for i, conv in enumerate(convs):
         kernel = weight(f"conv{i}_kernel", conv["kernel"].transpose(3, 2, 0, 1))
         bias = weight(f"conv{i}_bias", conv["bias"])
-        # Some readers do not take the shape from the kernel: OpenCV 4, ncnn and burn.
+        # OpenCV 4, ncnn and burn do not take the shape from the kernel.
         shape = conv["kernel"].shape[:2]
         x = node("Conv", x, kernel, bias, kernel_shape=shape, auto_pad="SAME_UPPER")
         x = node("Relu", node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]))
@@ -190,9 +196,9 @@ def to_onnx(model: "Model") -> bytes:
 
 
 def to_stablehlo(model: "Model") -> bytes:
-    """The network as jax.export's bytes: uint8 (batch, 28, 28, 1) -> float32 logits.
+    """The network as bytes that jax.export.deserialize reads, for each of PLATFORMS.
 
-    jax.export.deserialize reads it, for every one of PLATFORMS.
+    It maps uint8 (batch, 28, 28, 1) to float32 logits.
     """
     import jax
 
@@ -210,24 +216,17 @@ def to_stablehlo(model: "Model") -> bytes:
     return bytes(jax.export.export(logits, platforms=PLATFORMS)(image).serialize())
 
 
-def _run_onnx(data: bytes) -> Logits:
+def _load_onnx(data: bytes) -> Logits:
     runtime = _import("onnxruntime")
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return lambda images: np.concatenate(
-        [
-            session.run(["logits"], {"image": images[i : i + 1000]})[0]
-            for i in range(0, len(images), 1000)
-        ]
-    )
+    return lambda images: session.run(["logits"], {"image": images})[0]
 
 
-def _run_stablehlo(data: bytes) -> Logits:
+def _load_stablehlo(data: bytes) -> Logits:
     import jax
 
     call = jax.jit(jax.export.deserialize(bytearray(data)).call)
-    return lambda images: np.concatenate(
-        [np.asarray(call(images[i : i + 1000])) for i in range(0, len(images), 1000)]
-    )
+    return lambda images: np.asarray(call(images))
 
 
 def _import(name: str) -> Any:

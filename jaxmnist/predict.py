@@ -1,4 +1,4 @@
-"""The command that tells what is on pictures: a digit, or another class of the data set."""
+"""The command that classifies pictures."""
 
 import io
 import itertools
@@ -18,7 +18,7 @@ from jaxmnist.errors import UserError, warn
 from jaxmnist.files import local_path
 from jaxmnist.trained import pictures
 
-_AT_ONCE = 200  # Pictures that are read before the next answers.
+_AT_ONCE = 200  # How many pictures are read before they are classified.
 _STDIN = "-"
 
 
@@ -56,17 +56,17 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
     model = inference.load(workdir)
     names, status = _names(images), 0
     while group := list(itertools.islice(names, _AT_ONCE)):
-        read = []
+        readable = []
         for name in group:
             try:
-                read.append((name, _read(name, model.preparation)))
+                readable.append((name, _read(name, model.preparation)))
             except UserError as e:
                 warn(f"error: {e}")
                 status = 1
-        if not read:
+        if not readable:
             continue
-        found = model.predict(np.stack([image for _, image in read]))
-        for (name, _), chosen, probabilities in zip(read, *found, strict=True):
+        found = model.predict(np.stack([image for _, image in readable]))
+        for (name, _), chosen, probabilities in zip(readable, *found, strict=True):
             if as_json:
                 print(_as_json(name, int(chosen), probabilities))
             else:
@@ -76,7 +76,7 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
 
 
 def _names(images: Iterable[str]) -> Iterator[str]:
-    """The files that are named, and the pictures within the folders that are, but hidden ones."""
+    """The files to read: those that are named, and the pictures in folders, except hidden ones."""
     for text in images:
         name = os.path.expanduser(text)
         folder = Path(name)
@@ -98,7 +98,7 @@ def _names(images: Iterable[str]) -> Iterator[str]:
 
 
 def _looks_like_picture(path: Path) -> bool:
-    """Whether a file is to be read: by its name, or by what it holds, it is a picture."""
+    """Whether a file is a picture, by its name or by its content."""
     kind, _ = mimetypes.guess_type(path.name)
     if kind is not None and kind.startswith("image/"):
         return True
@@ -107,14 +107,14 @@ def _looks_like_picture(path: Path) -> bool:
             return True
     except UnidentifiedImageError:
         return False
-    except Exception:  # What is wrong with it is told of where it is read.
+    except Exception:  # A damaged picture: the error is reported when it is read.
         return True
 
 
 def _read(name: str, preparation: pictures.Preparation) -> UInt8[np.ndarray, "28 28"]:
     if name == _STDIN:
         return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input", preparation)
-    local_path(name, "IMAGE", as_pattern=False)  # A URL is none, say.
+    local_path(name, "IMAGE", as_pattern=False)  # Refuses URLs, for example.
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder without pictures: name another.")
     return pictures.read(name, name, preparation)
