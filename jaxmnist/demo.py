@@ -1,7 +1,7 @@
-"""The command that opens a page on which a person draws and sees what the model says of it.
+"""The command that opens a page to draw on, which shows the model's answer at every stroke.
 
-Starlette and one page of our own rather than Gradio: Gradio 6.31's sketchpad tells of a stroke
-only once it has ended, so that nothing moves while one draws, and takes 340 MB.
+It is built on Starlette and a page of our own, not on Gradio: the sketchpad of Gradio 6.31 reports
+a stroke only once it has ended, so that nothing moves while one draws, and Gradio takes 340 MB.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from jaxmnist.errors import UserError
 if TYPE_CHECKING:
     from jaxmnist.trained.inference import Model
 
-MAX_BYTES = 10_000_000  # Of a picture.
-MAX_PIXELS = 25_000_000  # A telephone's 24 megapixels; 0.4 GB while it is prepared.
-# Pillow has others that start programs, or that no browser shows.
+MAX_BYTES = 10_000_000
+MAX_PIXELS = 25_000_000  # A telephone has 24 million; they take 0.4 GB while they are prepared.
+# Pillow knows other formats: some start programs, and some no browser shows.
 _FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 _PAGE = Path(__file__).with_name("demo.html")
 _HEADERS = {
-    # The page may talk to this server and to nobody else.
+    # The page may talk to this server only.
     "Content-Security-Policy": (
         "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
         "style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -42,7 +42,8 @@ _HEADERS = {
 def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is what it is called by."""
     parser = Parser(
-        *(verb, "demo"),
+        verb,
+        "demo",
         description="Open a page to draw on, or to drop a picture on, which says what it shows.",
     )
     parser.add_workdir()
@@ -100,7 +101,7 @@ def _about(workdir: str, model: "Model") -> str:
 
 
 def _warm_up(model: "Model") -> None:
-    """Answers a stroke, so that the first one drawn waits for no compilation."""
+    """Has the model answer a stroke, so that the first one drawn waits for no compilation."""
     from PIL import Image, ImageDraw
 
     paper, data = Image.new("L", (280, 280), 255), io.BytesIO()
@@ -178,7 +179,7 @@ def create_app(
         return JSONResponse(found, headers=_HEADERS)
 
     class Guard:
-        """Answers what is asked by this page alone, under a name of this server."""
+        """Refuses requests that are not from this server's own page, or not to its name."""
 
         def __init__(self, app: Any):
             self._app = app
@@ -195,8 +196,8 @@ def create_app(
 
 
 def _refusal(request: Any, host: str) -> tuple[int, str] | None:
-    """The status and the sentence for a request that is not answered."""
-    # A page elsewhere whose name was made to point here has another name in its requests.
+    """The status and the sentence for a request that is refused; None if it is answered."""
+    # DNS rebinding: a page elsewhere whose name points here now sends that name.
     asked = request.headers.get("host", "")
     names = {"127.0.0.1", "localhost", "::1", host.strip("[]").lower()}
     if host not in ("0.0.0.0", "::") and _hostname(asked) not in names:
@@ -205,7 +206,7 @@ def _refusal(request: Any, host: str) -> tuple[int, str] | None:
             f"{asked!r}. Behind a proxy, let that send 'Host: localhost', or start the demo with "
             "--host=0.0.0.0, which answers to every name and on every network.\n"
         )
-    # Browsers say whose page asks: the first where the connection is safe, the second always.
+    # Browsers say which page asks: by the first header on a secure connection, the second always.
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     is_ours = origin is None or origin.partition("://")[2] == asked
     if site is not None:
@@ -226,7 +227,7 @@ def _hostname(netloc: str) -> str | None:
 
 
 def _page(model: "Model", about: str = "") -> str:
-    """The page, in the words of what the model was trained on."""
+    """The page, with the words of the data set that the model was trained on."""
     shows, names = model.preparation["shows"], model.class_names
     is_photo = model.preparation["method"] == "photo"
     which = f"{shows}, {names[0]} to {names[-1]}," if shows == "digit" else shows
@@ -239,9 +240,9 @@ def _page(model: "Model", about: str = "") -> str:
         ),
         "PLACEHOLDER": "drop a photo here, or draw" if is_photo else f"draw a {which} here",
         "MAX_BYTES": str(MAX_BYTES),
-        # In a script nothing may look like the end of it.
+        # Nothing in a script may look like its end.
         "LABELS": json.dumps(names).replace("<", "\\u003c"),
-        "ABOUT": html.escape(about),  # The last: it has a person's words.
+        "ABOUT": html.escape(about),  # Comes last, since it may contain the other names.
     }
     page = _PAGE.read_text(encoding="utf-8")
     for name, text in texts.items():
@@ -250,13 +251,20 @@ def _page(model: "Model", about: str = "") -> str:
 
 
 def answer(model: "Model", data: bytes) -> dict[str, Any]:
-    """What the page shows of a picture.
+    """What the page shows about a picture.
 
-    Returns "labels", "classes" and "probabilities", and "image", the 28x28 PNG that the network
-    sees, upright, as base64.
+    Args:
+      model: the model.
+      data: the file, in a format that browsers show.
+
+    Returns:
+      "labels": the names of the classes.
+      "classes": the most probable class.
+      "probabilities": those of all classes.
+      "image": the 28x28 pixels that the network sees, upright: a PNG file as base64.
 
     Raises:
-      UserError: no picture, or nothing on it.
+      UserError: it is no picture, it is damaged or too large, or nothing is on it.
     """
     from jaxmnist.data import png
     from jaxmnist.trained import pictures

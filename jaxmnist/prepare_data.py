@@ -1,4 +1,4 @@
-"""The command that builds a tfds data set from local archives, with no network."""
+"""The command that prepares a data set from local archives, without a network."""
 
 import argparse
 import shlex

@@ -1,1 +1,1 @@
-"""What a trained model is asked: predictions, mistakes, figures."""
+"""What is done with a trained model: predictions, mistakes, figures."""

@@ -1,4 +1,4 @@
-"""What a trained model gets right and wrong on its evaluation split, in numbers."""
+"""What a trained model gets right and wrong on its evaluation split."""
 
 import dataclasses
 import functools
@@ -12,17 +12,17 @@ from jaxmnist.data import datasets
 from jaxmnist.data.datasets import Split
 from jaxmnist.record.results import wilson_interval
 
-NUM_BINS = 15  # Of confidence, as Guo et al. 2017 have them.
+NUM_BINS = 15  # As in Guo et al. 2017.
 
 
 @dataclasses.dataclass(frozen=True)
 class Bins:
-    """Examples by the probability of their most probable class, in bins of equal width.
+    """Examples in bins of equal width, by confidence: the probability of the most probable class.
 
     Attributes:
-      count: of each bin.
-      confidence: the mean of that probability; of an empty bin NaN.
-      accuracy: of the bin; of an empty one NaN.
+      count: the number of examples in each bin.
+      confidence: the mean confidence in each bin; NaN where it is empty.
+      accuracy: the accuracy in each bin; NaN where it is empty.
     """
 
     count: Int[np.ndarray, " bins"]
@@ -38,20 +38,20 @@ class Bins:
 
 @dataclasses.dataclass(frozen=True)
 class Analysis:
-    """A run, and what its model says of each example of its evaluation split.
+    """A run, and what its model answers to each example of its evaluation split.
 
     Attributes:
-      name: of the run.
-      config: the run's.
-      dataset: its name.
-      step: of the checkpoint.
-      starts: of its run.json: Workdir.save_start says of what.
-      records: of its metrics.jsonl.
-      results: of its results.json; None before it has finished.
-      class_names: what each class stands for.
+      name: the name of the run.
+      config: the run's config.
+      dataset: the name of the data set.
+      step: the step of the checkpoint.
+      starts: when the run was started and continued; see Workdir.save_start.
+      records: the records of its metrics.jsonl.
+      results: its results.json; None before it has finished.
+      class_names: the names of the classes.
       split: the examples, upright.
-      probabilities: of each example and class.
-      kernel: of the first layer.
+      probabilities: the probability of each class, for each example.
+      kernel: the kernel of the first layer.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Analysis:
 
     @functools.cached_property
     def confidence(self) -> Float[np.ndarray, " n"]:
-        """Its probability."""
+        """The probability of that class."""
         return self.probabilities.max(-1)
 
     @property
@@ -91,7 +91,7 @@ class Analysis:
         return float(-np.log(np.maximum(of_label.astype(np.float64), 1e-38)).mean())
 
     def place(self, i: int) -> str:
-        """Where an example lies in the whole split that it is of, in tfds's order: "test[247]"."""
+        """Where the i-th example lies in the data set, in tfds's order: "test[247]"."""
         for base, first, end in datasets.slice_of(self.config.dataset, self.config.eval_split):
             if i < end - first:
                 return f"{base}[{first + i}]"
@@ -100,14 +100,14 @@ class Analysis:
 
     @functools.cached_property
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
-        """How many examples of each label (row) are taken for each class (column)."""
+        """The number of examples of each label (row) that are taken for each class (column)."""
         counts = np.zeros((len(self.class_names),) * 2, int)
         np.add.at(counts, (self.split.labels, self.classes), 1)
         return counts
 
     @functools.cached_property
     def bins(self) -> Bins:
-        """The examples by confidence."""
+        """The examples, binned by confidence."""
         bin_of = np.minimum((self.confidence * NUM_BINS).astype(int), NUM_BINS - 1)
         correct = (self.classes == self.split.labels).astype(float)
         count, confidence, right = (
@@ -120,7 +120,7 @@ class Analysis:
 def interval(
     right: Integer[np.ndarray, " k"], of: Integer[np.ndarray, " k"]
 ) -> Float[np.ndarray, "2 k"]:
-    """How far 95 % confidence reaches below and above the proportions (Wilson 1927)."""
+    """How far the 95 % intervals of proportions reach below and above them (Wilson 1927)."""
     p = right / of
     low, high = wilson_interval(p, of)
-    return np.maximum([p - low, high - p], 0)  # At 0 and 1 rounding would make it less.
+    return np.maximum([p - low, high - p], 0)  # Rounding makes them negative at 0 and 1.

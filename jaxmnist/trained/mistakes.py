@@ -10,11 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxmnist.data.datasets import Split
 
-COUNT = 25
-MOST, MOST_ALIKE = 1000, 20  # Of all that are kept, and of one label that are taken for one class.
+COUNT = 25  # How many the grid shows.
+MOST = 1000  # How many are kept of all.
+MOST_ALIKE = 20  # How many are kept of one label that are taken for one class.
 SPRITE_COLUMNS = 25
 _COLUMNS = 5
-_SCALE = 6  # Of the pictures' pixels.
+_SCALE = 6  # The width of a pixel in the grid.
 _MARGIN, _LINE, _FONT = 16, 30, 24
 
 
@@ -23,9 +24,9 @@ def most_confident(
     classes: Integer[np.ndarray, " n"],
     confidence: Float[np.ndarray, " n"],
 ) -> Integer[np.ndarray, " k"]:
-    """Where `classes` are wrong, the most confident first: at most COUNT indices."""
+    """The indices of the mistakes, the most confident first."""
     wrong = np.flatnonzero(classes != labels)
-    return wrong[np.argsort(-confidence[wrong], kind="stable")][:COUNT]
+    return wrong[np.argsort(-confidence[wrong], kind="stable")]
 
 
 def of_each_cell(
@@ -33,13 +34,12 @@ def of_each_cell(
     classes: Integer[np.ndarray, " n"],
     confidence: Float[np.ndarray, " n"],
 ) -> Integer[np.ndarray, " k"]:
-    """Mistakes of each label and class that it is taken for, the most confident first.
+    """The indices of mistakes for each cell of the confusion matrix, the most confident first.
 
-    At most MOST in all, of which each pair has its share, and at most MOST_ALIKE of each pair,
-    beside those of `most_confident`.
+    They are the COUNT most confident of all, and at most MOST_ALIKE others of each cell. At most
+    MOST are kept in all, of which each cell has its share.
     """
-    wrong = np.flatnonzero(classes != labels)
-    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    wrong = most_confident(labels, classes, confidence)
     seen: collections.Counter[tuple[int, int]] = collections.Counter()
     ranks = np.empty(len(wrong), int)
     for place, i in enumerate(wrong):
@@ -51,15 +51,13 @@ def of_each_cell(
 
 
 def sprite(images: UInt8[np.ndarray, "n h w 1"]) -> bytes:
-    """A PNG of images, SPRITE_COLUMNS in a row."""
+    """A PNG file of images, SPRITE_COLUMNS in a row."""
     rows = max(1, -(-len(images) // SPRITE_COLUMNS))
     height, width = images.shape[1:3]
     sheet = np.zeros((rows * SPRITE_COLUMNS, height, width), np.uint8)
     sheet[: len(images)] = images[..., 0]
     lines = sheet.reshape(rows, SPRITE_COLUMNS, height, width).swapaxes(1, 2)
-    return _png(
-        Image.fromarray(lines.reshape(rows * height, SPRITE_COLUMNS * width)), optimize=True
-    )
+    return _png(Image.fromarray(lines.reshape(rows * height, -1)), optimize=True)
 
 
 def grid(
@@ -71,18 +69,18 @@ def grid(
     paper: str = "white",
     locate: Callable[[int], str] | None = None,
 ) -> bytes:
-    """A PNG of the most confident mistakes, each with its label and what was said of it.
+    """A PNG file of the most confident mistakes, each with its label and the model's answer.
 
     Args:
       split: the examples, upright.
-      classes: what was said of each.
-      confidence: the probability of that.
-      class_names: what each class stands for.
+      classes: the predicted class of each.
+      confidence: the probability of that class.
+      class_names: the names of the classes.
       ink: the colour of the words.
-      paper: that of the page.
-      locate: tells where an example is to be found, which is then shown too.
+      paper: the colour of the background.
+      locate: what to write below the i-th example about where it is found.
     """
-    chosen = most_confident(split.labels, classes, confidence)
+    chosen = most_confident(split.labels, classes, confidence)[:COUNT]
     side = split.images.shape[1] * _SCALE
     width, height = side + 2 * _MARGIN, side + (3 + bool(locate)) * _LINE + 2 * _MARGIN
     rows = max(1, -(-len(chosen) // _COLUMNS))

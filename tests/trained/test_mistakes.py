@@ -22,9 +22,6 @@ def test_the_most_confident_mistakes_come_first():
     labels, classes = np.array([1, 2, 3, 4, 5]), np.array([1, 3, 4, 4, 6])
     confidence = np.array([0.99, 0.6, 0.9, 0.99, 0.7])
     assert mistakes.most_confident(labels, classes, confidence).tolist() == [2, 4, 1]
-    many = np.zeros(100, int)
-    chosen = mistakes.most_confident(many, many + 1, np.linspace(0, 1, 100))
-    assert chosen.tolist() == list(range(99, 99 - mistakes.COUNT, -1))
 
 
 def test_each_cell_has_its_share_of_what_is_kept():
@@ -43,12 +40,12 @@ def test_each_cell_has_its_share_of_what_is_kept():
     assert mistakes.of_each_cell(labels, labels, confidence).tolist() == []
 
 
-def test_the_picture_tells_where_each_is(test_split):
-    wrong = (test_split.labels + 1) % 10
+def test_the_picture_tells_where_each_of_the_most_confident_is(test_split):
+    wrong, count = (test_split.labels + 1) % 10, len(test_split)
     asked = []
-    told = (test_split, wrong, np.ones(len(wrong)), NAMES)
+    told = (test_split, wrong, np.linspace(0, 1, count), NAMES)
     data = mistakes.grid(*told, locate=lambda i: asked.append(i) or f"test[{i}]")
-    assert asked == list(range(mistakes.COUNT))
+    assert asked == list(range(count - 1, count - 1 - mistakes.COUNT, -1))
     assert _open(data).shape[0] > _open(mistakes.grid(*told)).shape[0]
 
 
