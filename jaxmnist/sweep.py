@@ -1,4 +1,4 @@
-"""The command that trains a grid of configs and tables what each is worth on validation data."""
+"""The command that trains a grid of configs and compares them on validation data."""
 
 import argparse
 import csv
@@ -25,7 +25,8 @@ Fields = list[tuple[str, str]]
 def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is what it is called by."""
     parser = Parser(
-        *(verb, "sweep"),
+        verb,
+        "sweep",
         description="Train a grid of configs, or go on with it: the same command. "
         "--sweep.FIELD=A,B,...\ntries each value of a field, with each of the other fields. "
         "Unless told otherwise, the\nlast twelfth of the training set is for validation (of "
@@ -69,7 +70,7 @@ def _command(args: argparse.Namespace) -> None:
             config_lib.check(config)  # Again: the sample has fewer examples.
             refused = None
         except UserError as e:
-            refused = e  # It is no reason to try none of the others: it becomes its row's.
+            refused = e  # The others are tried all the same; this one's row tells of the error.
         choice = [(n, config.dataset if n == "dataset" else value) for n, value in chosen]
         grid.append((choice, config, workdir_of(folder, choice, config)))
         if not refused:
@@ -95,9 +96,11 @@ def _command(args: argparse.Namespace) -> None:
 
 
 def choices(swept: Fields) -> list[Fields]:
-    """Every combination of the fields' values, which are separated by commas.
+    """All combinations of values, as pairs of a field and its value.
 
-    Commas within brackets belong to a value, as in "adam(b1=0.9, b2=0.99)".
+    Args:
+      swept: the fields, and their values separated by commas. A comma in brackets is part of a
+        value, as in "adam(b1=0.9, b2=0.99)".
     """
     names = [name for name, _ in swept]
     for name in names:
@@ -122,9 +125,11 @@ def _split(text: str) -> list[str]:
 
 
 def _resolve(config: "ConfigDict", resolved: dict[str | None, str]) -> None:
-    """Names the sample where it stands in for MNIST, since the splits are cut from it then.
+    """Names the sample in the config if it stands in for MNIST: the splits are cut from it then.
 
-    `resolved` has what was found before, by data_dir.
+    Args:
+      config: the config.
+      resolved: the names that were found before, by data_dir.
     """
     from jaxmnist.data import datasets
 
@@ -136,7 +141,7 @@ def _resolve(config: "ConfigDict", resolved: dict[str | None, str]) -> None:
 
 
 def _validate(config: "ConfigDict") -> None:
-    """Lets the last twelfth of the training set take the place of the test set."""
+    """Makes the last twelfth of the training set the evaluation split, unless splits are given."""
     from jaxmnist.data import datasets
 
     if (config.train_split, config.eval_split) == ("train", "test"):
@@ -146,7 +151,7 @@ def _validate(config: "ConfigDict") -> None:
 
 
 def _check_splits(config: "ConfigDict") -> None:
-    """Raises UserError if a choice by the evaluation would not be an honest one."""
+    """Raises UserError if the evaluation is on the test set, or on examples that are trained on."""
     from jaxmnist.data import datasets
 
     train, evaluation = (
@@ -171,9 +176,9 @@ def _check_splits(config: "ConfigDict") -> None:
 
 
 def _check_starts(runs: "Sequence[tuple[ConfigDict, Workdir]]") -> None:
-    """Raises UserError if some runs go on from another num_steps, and others do not, or elsewhere.
+    """Raises UserError unless all runs are fresh, or go on from the same steps and num_steps.
 
-    They have seen other schedules, so that one table cannot compare them.
+    Others have had different schedules, so one table cannot compare them.
     """
     from jaxmnist.record.workdir import Workdir
 
@@ -192,7 +197,12 @@ def _check_starts(runs: "Sequence[tuple[ConfigDict, Workdir]]") -> None:
 
 
 def continued(record: "Workdir", num_steps: int) -> list[tuple[int, int]]:
-    """Where a run that is to have `num_steps` goes on from others: [(step, num_steps before)]."""
+    """Where a run goes on with another num_steps than before: pairs of step and num_steps before.
+
+    Args:
+      record: the workdir of the run.
+      num_steps: how many steps it is to have now.
+    """
     steps, saved = record.checkpoint_steps(), record.load_config()
     if not steps or saved is None or max(steps) > num_steps:
         return []
@@ -202,7 +212,7 @@ def continued(record: "Workdir", num_steps: int) -> list[tuple[int, int]]:
         starts.append((max(steps), num_steps))
     schedules: list[tuple[int, int]] = []
     for start in starts:
-        schedules = [each for each in schedules if each[0] < start[0]]  # The rest was lost.
+        schedules = [each for each in schedules if each[0] < start[0]]  # Later steps were lost.
         if not schedules or schedules[-1][1] != start[1]:
             schedules.append(start)
     return [(after[0], before[1]) for before, after in itertools.pairwise(schedules)]
@@ -215,17 +225,23 @@ def _told(continued: list[tuple[int, int]]) -> str:
 
 
 def workdir_of(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Workdir":
-    """Of a run: named by what was chosen, as far as every file system can, and unique."""
+    """The workdir of a run: its name says what was chosen, as far as all file systems allow.
+
+    Args:
+      folder: the workdir of the sweep.
+      choice: the fields that were chosen, and their values.
+      config: the config of the run.
+    """
     from jaxmnist.config import changed_training
     from jaxmnist.record.workdir import Workdir
 
     text = ",".join(f"{name}={value}" for name, value in choice)
     name = re.sub(r"[^A-Za-z0-9_.,=()%+-]", "_", text)
-    # Some file systems ignore case, some a dot at the end.
+    # Some file systems ignore case, and some a dot at the end: a hash tells such names apart.
     if name != text.lower() or len(name) > 100 or name.endswith("."):
         name = f"{name[:90]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    # What sweeps that were started before are called; of checkpoints in one with brackets,
-    # orbax finds none.
+    # Older versions allowed more in names. Such a run goes on where it is, unless its name has
+    # brackets: in such a folder orbax finds no checkpoints.
     old = Workdir(folder.path / re.sub(r"[^\w.,=()\[\]:%+-]", "_", text))
     if old.path.name != name and len(old.path.name.encode()) < 256:
         saved = old.load_config()
@@ -274,7 +290,12 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]], split: str) -> str:
-    """The rows, aligned; those that failed have their reason."""
+    """The rows as an aligned table; a failed run has its reason in place of its metrics.
+
+    Args:
+      rows: the rows of sweep.csv.
+      split: what the evaluation split is called.
+    """
     swept = list(rows[0])[: list(rows[0]).index("accuracy")]
     lines = [[*swept, f"{split} accuracy", f"{split} loss"]]
     for row in rows:
