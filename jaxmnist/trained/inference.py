@@ -32,7 +32,7 @@ from jaxmnist.trained import pictures
 Picture = str | os.PathLike | Image.Image | ArrayLike
 
 _LARGEST_BATCH = 200
-_SHOWN = 8  # Answers, where there are many.
+_SHOWN = 8  # How many of many answers are printed.
 
 
 class _Answers(NamedTuple):
@@ -41,14 +41,14 @@ class _Answers(NamedTuple):
 
 
 class Predictions(_Answers):
-    """What a model says of pictures, or of one picture: then without the axis "n".
+    """A model's answers to pictures, or to one picture, which has no axis "n".
 
-    A pair, so that `classes, probabilities = model.predict(picture)` takes it apart.
+    It is a pair: `classes, probabilities = model.predict(picture)`.
 
     Attributes:
-      classes: the most probable class of each.
-      probabilities: those of all classes, float32.
-      class_names: what each class stands for.
+      classes: the most probable class of each picture.
+      probabilities: the probabilities of all classes, float32.
+      class_names: the names of the classes.
     """
 
     class_names: Sequence[str] = ()
@@ -113,35 +113,35 @@ class Model:
         return f"Model({self.config.dataset}, step {self.step}{of}: {facts})"
 
     def predict(self, images: Picture | Sequence[Picture]) -> Predictions:
-        """The most probable class of a picture, or of each of many, and all probabilities.
+        """The most probable class of a picture, or of each of several, and all probabilities.
 
-        Pictures of any size, in grey or colour, dark on light or light on dark, become inputs as
-        they do in `python -m jaxmnist.predict`: a path, the Pillow image that it opens as, and
-        the array of that image's pixels have the same answer.
+        Pictures may have any size, grey levels or colours, dark on light or light on dark: they are
+        prepared as `jaxmnist predict` does it. A path, the Pillow image of that file and the array
+        of that image's pixels have the same answer.
 
-        Only arrays of 28x28 grey levels are taken as they are, as the data sets have them: light
-        on dark, and as a person sees them (EMNIST's own arrays have swapped axes).
+        Only arrays of 28x28 grey levels are used as they are: they must be like the data set's,
+        light on dark, but upright as a person sees them (EMNIST's own arrays have swapped axes).
 
         Args:
-          images: a picture, or a list of them. A picture is a path, a Pillow image or an array:
-            (height, width), grey, or (height, width, channels) with 1 to 4 channels: grey, grey
-            and opacity, RGB, RGBA. An array of many is (n, height, width) or has four axes. Levels
-            are integers in 0 to 255 or floating-point in [0, 1]; True is white; uint16 beyond
-            255 has 16 bits.
+          images: a picture or several. A picture is a path, a Pillow image or an array of the shape
+            (height, width), or (height, width, channels) with 1 to 4 channels: grey, grey and
+            opacity, RGB, RGBA. Several are a list, or an array with one more axis, the first.
+            Levels are integers from 0 to 255 or floating-point numbers in [0, 1]; True is white;
+            an array of uint16 with levels above 255 has 16 bits.
 
         Raises:
-          UserError: a file or an image that is no picture, is damaged, or shows nothing.
-          ValueError: an array of another shape, type or range.
+          UserError: a file or an image is no picture, is damaged, or shows nothing.
+          ValueError: an array has another shape, type or range.
         """
+        listed: Any
         if isinstance(images, list | tuple) and all(_is_picture(each) for each in images):
-            each = [_one(x, f"images[{i}]", self.preparation) for i, x in enumerate(images)]
-            inputs, is_one = _join(each), False
+            listed, is_one = images, False
         elif _is_file(images):
-            inputs, is_one = _one(images, "the picture", self.preparation), True
+            listed, is_one = [images], True
         else:
-            many, is_one = _as_many(np.asarray(images), "the picture")
-            names = ["the picture"] if is_one else [f"images[{i}]" for i in range(len(many))]
-            inputs = _from_array(many, names, self.preparation)
+            listed, is_one = _as_many(np.asarray(images), "the picture")
+        names = ["the picture"] if is_one else [f"images[{i}]" for i in range(len(listed))]
+        inputs = _inputs(listed, names, self.preparation)
         logits = self.logits(pictures.swap(inputs, self.preparation))
         answers = logits.argmax(-1), _softmax(logits)
         found = Predictions(*(x[0] for x in answers) if is_one else answers)
@@ -151,13 +151,13 @@ class Model:
     def probabilities(
         self, inputs: Shaped[np.ndarray, "n 28 28 1"]
     ) -> Float[np.ndarray, "n classes"]:
-        """The probabilities of all classes, of inputs as the network's data set has them."""
+        """The probabilities of all classes for inputs as the data set has them."""
         return _softmax(self.logits(inputs))
 
     def logits(self, inputs: Shaped[np.ndarray, "n 28 28 1"]) -> Float[np.ndarray, "n classes"]:
-        """The logits of uint8 inputs, or of float32 ones in [0, 1], as the data set has them."""
-        # Few sizes, each of which is compiled once: one image, or a batch that needs little memory
-        # and is the evaluation's by default, so that its classes come out to the bit.
+        """The logits for inputs as the data set has them: uint8, or float32 in [0, 1]."""
+        # Two sizes of batches are compiled: one image, and a batch that needs little memory. By
+        # default that is the evaluation's, so that its answers come out to the bit.
         most = min(self.config.eval_batch_size, _LARGEST_BATCH)
         size = self._layout.round_up(1 if len(inputs) == 1 else most)
         found = [np.empty((0, len(self.class_names)), np.float32)]
@@ -199,13 +199,16 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
 
 
 def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
-    """The split that a run was evaluated on; raises UserError as datasets.load does.
+    """The split that a run was evaluated on.
 
-    The sample never stands in for MNIST: it is a part of what a run on MNIST was trained on.
+    The sample never stands in for MNIST here: a run on MNIST was trained on it.
 
     Args:
-      config: the run's.
-      data_dir: tfds's folder, in place of the run's.
+      config: the config of the run.
+      data_dir: tfds's folder, if not the run's own.
+
+    Raises:
+      UserError: as datasets.load does.
     """
     where = config.data_dir if data_dir is None else str(local_path(data_dir, "data_dir"))
     return datasets.load(config.dataset, [config.eval_split], where, allow_sample=False)
@@ -255,32 +258,49 @@ def _is_file(picture: Any) -> bool:
 
 
 def _is_picture(picture: Any) -> bool:
-    """Whether a list of such is one of pictures, and no array's rows or axes."""
+    """Whether it is a picture by itself, in a list, and not a row or an axis of an array."""
     return _is_file(picture) or getattr(picture, "ndim", 0) >= 2
 
 
-def _one(
-    picture: Any, name: str, preparation: pictures.Preparation
-) -> Shaped[np.ndarray, "1 28 28 1"]:
+def _inputs(
+    listed: Sequence[Picture] | np.ndarray, names: Sequence[str], preparation: pictures.Preparation
+) -> Shaped[np.ndarray, "n 28 28 1"]:
+    """The inputs that pictures become, upright: uint8, or float32 if any of them is."""
+    if isinstance(listed, np.ndarray) and listed.shape[1:] == IMAGE_SHAPE:
+        return listed
+    inputs = [_input(x, name, preparation) for x, name in zip(listed, names, strict=True)]
+    if any(each.dtype != np.uint8 for each in inputs):
+        inputs = [x / np.float32(255) if x.dtype == np.uint8 else x for x in inputs]
+    return np.stack(inputs) if inputs else np.empty((0, *IMAGE_SHAPE), np.uint8)
+
+
+def _input(
+    picture: Picture, name: str, preparation: pictures.Preparation
+) -> Shaped[np.ndarray, "28 28 1"]:
     """The input that a picture becomes, upright."""
-    if not _is_file(picture):
+    if isinstance(picture, str | os.PathLike):
+        name = str(picture)
+        picture = local_path(name, "the picture", as_pattern=False)
+        if picture.is_dir():
+            raise UserError(f"{name} is a folder: name the pictures in it.")
+    elif not isinstance(picture, Image.Image):
         many, is_one = _as_many(np.asarray(picture), name)
         if not is_one:
             raise ValueError(
-                f"{name}: an array of the shape {picture.shape} holds several pictures: list each "
-                "of them."
+                f"{name}: an array of the shape {np.shape(picture)} holds several pictures: list "
+                "each of them."
             )
-        return _from_array(many, [name], preparation)
-    if not isinstance(picture, Image.Image):
-        name = str(picture)
-        picture = local_path(picture, "the picture", as_pattern=False)
-        if picture.is_dir():
-            raise UserError(f"{name} is a folder: name the pictures in it.")
-    return pictures.read(picture, name, preparation)[None, ..., None]
+        levels = many[0]
+        if levels.shape == IMAGE_SHAPE:
+            return levels
+        if levels.dtype != np.uint8:
+            levels = np.round(levels * 255).astype(np.uint8)
+        picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
+    return pictures.read(picture, name, preparation)[..., None]
 
 
 def _as_many(images: np.ndarray, name: str) -> tuple[Shaped[np.ndarray, "n h w channels"], bool]:
-    """An array's pictures, uint8 or float32 in [0, 1], and whether it is of one alone."""
+    """An array's pictures, uint8 or float32 in [0, 1], and whether it is one picture only."""
     images, shape, channels = _levels(images, name), images.shape, range(1, 5)
     if images.ndim == 2 or (images.ndim == 3 and shape[-1] not in channels):
         images = images[..., None]
@@ -292,25 +312,6 @@ def _as_many(images: np.ndarray, name: str) -> tuple[Shaped[np.ndarray, "n h w c
             "width) or (height, width, 1 to 4 channels), and of many one more axis, the first."
         )
     return images, is_one
-
-
-def _from_array(
-    images: Shaped[np.ndarray, "n h w channels"],
-    names: Sequence[str],
-    preparation: pictures.Preparation,
-) -> Shaped[np.ndarray, "n 28 28 1"]:
-    """The inputs that pictures become, upright."""
-    if images.shape[1:] == IMAGE_SHAPE:
-        return images
-    if images.dtype != np.uint8:
-        images = np.round(images * 255).astype(np.uint8)
-    if images.shape[-1] == 1:
-        images = images[..., 0]
-    each = [
-        pictures.read(Image.fromarray(x), name, preparation)[None, ..., None]
-        for x, name in zip(images, names, strict=True)
-    ]
-    return _join(each)
 
 
 def _levels(images: np.ndarray, name: str) -> np.ndarray:
@@ -335,9 +336,3 @@ def _levels(images: np.ndarray, name: str) -> np.ndarray:
     if images.dtype == np.uint16:
         return (images >> 8).astype(np.uint8)
     raise ValueError(f"{name}: levels of type {images.dtype} must be in 0 to 255.")
-
-
-def _join(inputs: list[np.ndarray]) -> Shaped[np.ndarray, "n 28 28 1"]:
-    if any(each.dtype != np.uint8 for each in inputs):
-        inputs = [x / np.float32(255) if x.dtype == np.uint8 else x for x in inputs]
-    return np.concatenate([np.empty((0, *IMAGE_SHAPE), np.uint8), *inputs])
