@@ -1,12 +1,12 @@
 """Any picture -> 28x28 grey levels, light on dark, prepared as a dataset's images were.
 
-How that was is a dict that `datasets.preparation` gives and a run records:
-  shows: what is on a picture, in words.
-  method: "strokes": ink is told from paper, and made white on black; "photo": grey levels are
-    kept, and on a light background negated.
-  box: the longer side, in pixels, of the smallest box around it.
-  centre: what of it lies in the middle: the centre of "mass", or of the "box".
-  swap_axes: whether rows and columns of the network's inputs are swapped.
+A preparation is a dict, which `datasets.preparation` returns and a run records:
+  shows: what the pictures show, in words.
+  method: "strokes" if ink is separated from paper and becomes white on black; "photo" if grey
+    levels are kept, and negated if the background is light.
+  box: the longer side of the smallest box around the object, in pixels.
+  centre: the centre that is put into the middle: that of "mass", or of the "box".
+  swap_axes: whether rows and columns are swapped in the network's inputs.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SIZE = 28
 # within 0.5, since digits were moved by whole pixels.
 _CENTRE = 14
 _LARGEST = 1024  # Larger pictures are reduced first.
-_CLOSE = 0.05  # Of a photo's range: what is that near to the background is a part of it.
+_CLOSE = 0.05  # A photo's pixels whose contrast is below this are part of the background.
 
 Preparation = dict[str, Any]
 
@@ -40,17 +40,17 @@ def read(
     formats: list[str] | None = None,
     max_pixels: int | None = None,
 ) -> UInt8[np.ndarray, "28 28"]:
-    """What a picture shows, as a person sees it: axes are not swapped.
+    """A picture, prepared but upright, as a person sees it: axes are not swapped.
 
     Args:
-      file: its path, a stream of its bytes, or the picture itself, which stays as it is.
-      name: what to call it in errors.
-      preparation: of the dataset.
-      formats: those of Pillow to allow; by default all.
-      max_pixels: that it may have; by default Pillow's limit.
+      file: a path, a stream of a file's bytes, or a Pillow image, which is not changed.
+      name: what to call the picture in errors.
+      preparation: the data set's preparation.
+      formats: Pillow's names of the formats to allow; by default all.
+      max_pixels: the most pixels that it may have; by default Pillow's limit.
 
     Raises:
-      UserError: no picture, a damaged or far too large one, or nothing on it.
+      UserError: it is no picture, it is damaged or too large, or nothing is on it.
     """
     max_pixels = max_pixels or Image.MAX_IMAGE_PIXELS or sys.maxsize  # Pillow's may be None.
     too_large = UserError(f"{name} has more than {max_pixels:,} pixels: give a smaller one.")
@@ -64,7 +64,7 @@ def read(
             ) as image:
                 if image.width * image.height > max_pixels:
                     raise too_large
-                # A cut-out photo lies on white, as in a catalogue.
+                # Photos that were cut out are put on white, as in a catalogue.
                 grey = _grey(image, 255 if preparation["method"] == "photo" else None)
     except UserError:
         raise
@@ -74,7 +74,7 @@ def read(
         raise UserError(f"{name} is no picture: give PNG, JPEG or another of its kind.") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise too_large from None
-    except Exception as e:  # Decoders raise what they like on damaged files.
+    except Exception as e:  # Decoders raise errors of any type on damaged files.
         reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
         raise UserError(f"{name} cannot be read ({reason}): give a whole picture.") from None
     try:
@@ -84,13 +84,13 @@ def read(
 
 
 def prepare(grey: Float[np.ndarray, "h w"], preparation: Preparation) -> UInt8[np.ndarray, "28 28"]:
-    """What is on grey levels from 0 (black) to 255, dark on light or light on dark.
+    """Grey levels from 0 (black) to 255, dark on light or light on dark, prepared.
 
-    It is scaled so that its box fits, keeping its aspect, and put into the middle of 28x28. What
-    is 28x28 and light on dark already goes through untouched.
+    What they show is scaled to the box, keeping its aspect, and put into the middle of 28x28. What
+    is 28x28 and light on dark already is returned as it is.
 
     Raises:
-      ValueError: there is nothing on it.
+      ValueError: nothing is on it.
     """
     is_photo = preparation["method"] == "photo"
     background = np.median(_corners(grey) if is_photo else _edge(grey))
@@ -107,7 +107,7 @@ def prepare(grey: Float[np.ndarray, "h w"], preparation: Preparation) -> UInt8[n
         shown = seen > 0
     if not shown.any():
         raise ValueError("it is blank")
-    if is_small and is_photo:  # It was fitted before.
+    if is_small and is_photo:  # It has the right size already.
         return np.round(seen * 255).astype(np.uint8)
     rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
     box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
@@ -117,7 +117,7 @@ def prepare(grey: Float[np.ndarray, "h w"], preparation: Preparation) -> UInt8[n
     resampling = Image.Resampling.LANCZOS if is_photo else Image.Resampling.HAMMING
     small = np.asarray(Image.fromarray(seen).resize(size, resampling, box=box))
     if not is_photo:
-        small = small / small.max()  # Strokes thinner than a pixel are made full too.
+        small = small / small.max()  # Strokes thinner than a pixel become white too.
     small = np.clip(small, 0, 1)
     middle = _ndimage().center_of_mass(small) if preparation["centre"] == "mass" else None
     field = np.zeros((SIZE, SIZE), np.float32)
@@ -132,12 +132,12 @@ def prepare(grey: Float[np.ndarray, "h w"], preparation: Preparation) -> UInt8[n
 def swap(
     images: Shaped[np.ndarray, "n 28 28 1"], preparation: Preparation
 ) -> Shaped[np.ndarray, "n 28 28 1"]:
-    """Images as a person sees them -> as the network does, and back."""
+    """Images as a person sees them, turned into those that the network sees, or back."""
     return images.swapaxes(1, 2) if preparation["swap_axes"] else images
 
 
 def steps(preparation: Preparation) -> list[str]:
-    """What `prepare` and `swap` do, in sentences for who does it without them."""
+    """What `prepare` and `swap` do, in sentences, for those who do it in other programs."""
     box, shows = preparation["box"], f"the {preparation['shows']}"
     if preparation["method"] == "photo":
         first = [
@@ -179,11 +179,16 @@ def steps(preparation: Preparation) -> list[str]:
 
 
 def _grey(image: Image.Image, paper: int | None) -> Float[np.ndarray, "h w"]:
-    """Grey levels from 0 to 255; what is transparent becomes paper, or one that shows the ink."""
+    """Grey levels from 0 to 255.
+
+    Args:
+      image: the picture, of any mode.
+      paper: the level of what is transparent; by default one that the ink stands out from.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):  # Of any range.
+    elif image.mode in ("I", "F"):  # Their levels may have any range.
         levels = np.asarray(image, np.float32)
         levels = (levels - levels.min()) / max(float(np.ptp(levels)), 1e-9) * 255
         image = Image.fromarray(levels.astype(np.uint8))
@@ -191,14 +196,15 @@ def _grey(image: Image.Image, paper: int | None) -> Float[np.ndarray, "h w"]:
     if not image.has_transparency_data:
         image = image.convert("L")
         return np.asarray(image.reduce(factor) if factor > 1 else image, np.float32)
-    image = image.convert("RGBA").convert("LA").convert("La")  # Premultiplied, for averages.
+    # Levels are multiplied by their opacity, so that means of them are right.
+    image = image.convert("RGBA").convert("LA").convert("La")
     image = image.reduce(factor) if factor > 1 else image
     shown, opacity = (np.asarray(band, np.float32) for band in image.split())
     seen = opacity.sum()
     if not seen:
         raise ValueError("all of it is transparent")
     level = shown.sum() / seen * 255 if paper is None else paper
-    if paper is None and np.mean(opacity) < 128:  # Mostly ink: on a paper that it stands out from.
+    if paper is None and np.mean(opacity) < 128:  # What is opaque is ink, and not paper.
         level = 255 if level < 128 else 0
     return shown + level * (1 - opacity / 255)
 
@@ -208,7 +214,7 @@ def _is_light_on_dark(contrast: Float[np.ndarray, "h w"]) -> bool:
 
 
 def _contrast(grey: Float[np.ndarray, "h w"], background: float) -> Float[np.ndarray, "h w"]:
-    """How far a photo's pixels are from its background, of what they could be."""
+    """How far a photo's pixels are from its background, as a share of what is possible."""
     if background >= 128:
         seen = (background - grey) / background
     else:
@@ -218,13 +224,8 @@ def _contrast(grey: Float[np.ndarray, "h w"], background: float) -> Float[np.nda
 
 def _corners(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
     side = max(1, min(grey.shape) // 50)
-    return np.concatenate(
-        [grey[y, x].ravel() for y in _ends(side) for x in _ends(side)],
-    )
-
-
-def _ends(count: int) -> tuple[slice, slice]:
-    return slice(count), slice(-count, None)
+    ends = slice(side), slice(-side, None)
+    return np.concatenate([grey[y, x].ravel() for y in ends for x in ends])
 
 
 def _edge(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
@@ -232,9 +233,9 @@ def _edge(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
 
 
 def _paper(grey: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], float]:
-    """What the paper's grey level would be everywhere, and its noise (a standard deviation).
+    """The paper's grey level at each pixel, also below ink, and its noise (a standard deviation).
 
-    Light falls unevenly on paper: a quadratic surface through what is no ink.
+    Light falls unevenly on paper, so a quadratic surface is fitted to what is no ink.
     """
     basis = _quadratics(grey.shape)
     step = -(-max(grey.shape) // 100)
@@ -259,22 +260,22 @@ def _quadratics(shape: tuple[int, ...]) -> Float[np.ndarray, "h w 6"]:
 
 
 def _spread(x: Float[np.ndarray, " n"]) -> float:
-    """The standard deviation, by the median, to which a few outliers do nothing.
+    """The standard deviation, estimated from the median, which a few outliers do not change.
 
-    At most 16: more is ink.
+    It is at most 16: more is ink, not noise.
     """
     return min(1.4826 * float(np.median(np.abs(x))), 16.0)
 
 
 def _ndimage() -> ModuleType:
-    # Not with this module, which training imports too: it takes a tenth of a run's start.
+    # Imported here, since training imports this module: it takes a tenth of a run's start.
     from scipy import ndimage
 
     return ndimage
 
 
 def _strokes(ink: Float[np.ndarray, "h w"], noise: float) -> Float[np.ndarray, "h w"]:
-    """The strokes, from 0 to 1, without the specks and the paper's noise."""
+    """The strokes, from 0 to 1, without specks and the paper's noise."""
     top = ink.max()
     if top < max(16, 8 * noise):
         raise ValueError("it is blank")
