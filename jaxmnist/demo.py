@@ -44,13 +44,15 @@ def parser(verb: str | None = None) -> Parser:
     parser = Parser(
         verb,
         "demo",
-        description="Open a page to draw on, or to drop a picture on, which says what it shows.",
+        description="Open a page to draw on, or to drop a picture on, and see the model's answer.",
     )
     parser.add_workdir()
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to listen on; default: %(default)s"
     )
-    parser.add_argument("--port", type=int, default=7860, help="default: %(default)s; 0: any")
+    parser.add_argument(
+        "--port", type=int, default=7860, help="default: %(default)s; 0: any free one"
+    )
     parser.add_argument("--no_browser", action="store_true", help="do not open the page")
     return parser
 

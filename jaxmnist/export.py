@@ -85,8 +85,9 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
     changed = int((ours.argmax(-1) != theirs.argmax(-1)).sum())
     if not difference <= _TOLERANCE or changed:
         raise UserError(
-            f"the {kind} of {workdir} answers otherwise on {len(split):,} examples: logits differ "
-            f"by up to {difference:.1e}, {changed} classes do; nothing was written."
+            f"the {kind} of {workdir} answers differently from the model on {len(split):,} "
+            f"examples: logits differ by up to {difference:.1e}, and {changed} predicted classes; "
+            "nothing was written."
         )
     accuracy = float(np.mean(theirs.argmax(-1) == split.labels))
     about = {

@@ -17,7 +17,7 @@ def parser(verb: str | None = None) -> Parser:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="one object a line, with the fields that differ from the default config",
+        help="print one object per line, with the fields that differ from the default config",
     )
     return parser
 

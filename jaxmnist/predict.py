@@ -33,7 +33,7 @@ def parser(verb: str | None = None) -> Parser:
     parser.add_argument(
         "--json",
         action="store_true",
-        help='one object a line: "file", "classes" and the "probabilities" of all classes',
+        help='print one object per line: "file", "classes" and the "probabilities" of all classes',
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a picture, a folder of them, or - for stdin"

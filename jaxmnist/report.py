@@ -28,7 +28,11 @@ def parser(verb: str | None = None) -> Parser:
     )
     parser.add_workdir()
     parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="DIR", help="workdirs of runs to lay beside it"
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="workdirs of runs to compare it with",
     )
     parser.add_argument(
         "--output", help="the page; its figures lie beside it. Default: report.html in the workdir"
@@ -193,7 +197,7 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
         "first_climb": (
             f"The axis leaves out what is below {figures.lowest_accuracy(runs):.2f}."
             if any(r["accuracy"] < figures.lowest_accuracy(runs) for x in runs for r in x.records)
-            else "Training: each logged batch, before its update and with dropout."
+            else "Training: the logged batches, before their updates and with dropout."
         ),
         "comparison": _comparison(runs, facts) if len(runs) > 1 else [],
         "of_first": " Of the first run." if len(runs) > 1 else "",

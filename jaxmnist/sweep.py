@@ -27,10 +27,10 @@ def parser(verb: str | None = None) -> Parser:
     parser = Parser(
         verb,
         "sweep",
-        description="Train a grid of configs, or go on with it: the same command. "
-        "--sweep.FIELD=A,B,...\ntries each value of a field, with each of the other fields. "
-        "Unless told otherwise, the\nlast twelfth of the training set is for validation (of "
-        "MNIST, 5,000 images). For example:\n\n"
+        description="Train a grid of configs; the same command resumes it. --sweep.FIELD=A,B,...\n"
+        "tries these values of a field, in each combination with those of other fields. By\n"
+        "default the last twelfth of the training set is for validation (of MNIST, 5,000\n"
+        "images). For example:\n\n"
         "  jaxmnist sweep --workdir=runs/s --sweep.learning_rate=0.05,0.1 --sweep.seed=0,1",
     )
     parser.add_argument("--workdir", required=True, help="the folder of the runs' workdirs")
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
     flags = parser(verb)
     args = flags.parse_args(argv)
     if not args.sweep_fields:
-        flags.error("what is to be tried? --sweep.FIELD=A,B,...")
+        flags.error("give the values to try: --sweep.FIELD=A,B,...")
     return run(lambda: _command(args))
 
 

@@ -110,7 +110,7 @@ def test_a_file_that_answers_otherwise_is_not_written(trained, tmp_path, monkeyp
     output = tmp_path / "model.stablehlo"
     args = [f"--workdir={trained}", "--format=stablehlo", f"--output={output}"]
     assert export.main(args) == 1
-    assert "answers otherwise on 1,000 examples" in capsys.readouterr().err
+    assert "answers differently from the model on 1,000 examples" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
