@@ -28,9 +28,9 @@ def parser(verb: str | None = None) -> Parser:
         verb,
         "sweep",
         description="Train a grid of configs; the same command resumes it. --sweep.FIELD=A,B,...\n"
-        "tries these values of a field, in each combination with those of other fields. By\n"
-        "default the last twelfth of the training set is for validation (of MNIST, 5,000\n"
-        "images). For example:\n\n"
+        "tries these values of a field, in each combination with those of other fields.\n"
+        "By default the last twelfth of the training set is for validation (of MNIST,\n"
+        "5,000 images). For example:\n\n"
         "  jaxmnist sweep --workdir=runs/s --sweep.learning_rate=0.05,0.1 --sweep.seed=0,1",
     )
     parser.add_argument("--workdir", required=True, help="the folder of the runs' workdirs")
