@@ -104,12 +104,13 @@ def _about(workdir: str, model: "Model") -> str:
 
 def _warm_up(model: "Model") -> None:
     """Has the model answer a stroke, so that the first one drawn waits for no compilation."""
-    from PIL import Image, ImageDraw
+    import numpy as np
 
-    paper, data = Image.new("L", (280, 280), 255), io.BytesIO()
-    ImageDraw.Draw(paper).line((140, 60, 140, 220), 0, 20)
-    paper.save(data, "PNG")
-    answer(model, data.getvalue())
+    from jaxmnist.data import png
+
+    paper = np.full((280, 280, 1), 255, np.uint8)
+    paper[60:220, 130:150] = 0
+    answer(model, png.encode(paper))
 
 
 def _listen(host: str, port: int) -> socket.socket:

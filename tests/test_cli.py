@@ -5,11 +5,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import jaxmnist
-from jaxmnist import cli
+from jaxmnist import cli, errors
 from jaxmnist import config as config_lib
 from jaxmnist import main as main_lib
 
@@ -172,6 +173,19 @@ def test_completion(line, wanted, tmp_path):
     found = run("-m", "jaxmnist", **env)
     assert found.returncode == 0, found.stderr
     assert {word.strip() for word in answer.read_text().split("\n")} == wanted
+
+
+def test_what_is_registered_for_the_end_learns_how_a_command_ended(monkeypatch):
+    ends = []
+    monkeypatch.setattr(cli, "at_end", [lambda status, words: ends.append((status, words))])
+    assert cli.run(lambda: None) == 0
+    assert cli.run(Mock(side_effect=errors.UserError("make room."))) == 1
+    assert cli.run(Mock(side_effect=SystemExit(3))) == 3
+    with pytest.raises(ZeroDivisionError):
+        cli.run(Mock(side_effect=ZeroDivisionError("by 0")))
+    *quiet, (status, words) = ends
+    assert quiet == [(0, ""), (1, ""), (3, "")]
+    assert (status, words[-24:]) == (1, "ZeroDivisionError: by 0\n")
 
 
 def test_a_command_that_can_be_pasted(monkeypatch, tmp_path):
