@@ -15,7 +15,7 @@ from jaxmnist.record.screen import Screen
 if TYPE_CHECKING:
     from jaxmnist.trained.analysis import Analysis
 
-_SHOWN = 24  # Mistakes, until a cell is chosen: whole rows of four and of six.
+_SHOWN = 24  # Mistakes that are shown until a cell is chosen: whole rows of four and of six.
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -48,57 +48,60 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 
 def _report(workdirs: list[str], output_file: str | None, data_dir: str | None) -> None:
-    with Screen() as screen:
-        print(_write(workdirs, output_file, data_dir, screen))
-
-
-def _write(
-    workdirs: list[str], output_file: str | None, data_dir: str | None, screen: Screen
-) -> str:
-    """Writes the page and its figures; returns what to say of them."""
     try:
-        import jinja2
+        import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
     except ImportError as e:
         raise UserError(f"the report needs {e.name}: pip install 'jaxmnist[report]'.") from None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist.devices import tuning
-    from jaxmnist.files import local_path, write_bytes, write_text
-    from jaxmnist.trained import figures, mistakes, themes
+    from jaxmnist.files import local_path
 
     output = local_path(workdirs[0], "--workdir") / "report.html"
     if output_file is not None:
         output = local_path(output_file, "--output", as_pattern=False)
     workdirs = _comparable(workdirs)
     tuning.cache_compilations()
-    with screen.phase("evaluating"):
-        runs = [analyse(workdir, data_dir) for workdir in workdirs]
-    first = runs[0]
-    with screen.phase("drawing"):
-        drawn = {theme: figures.draw(runs, theme) for theme in (themes.LIGHT, themes.DARK)}
+    with Screen() as screen:
+        with screen.phase("evaluating"):
+            runs = [analyse(workdir, data_dir) for workdir in workdirs]
+        with screen.phase("drawing"):
+            said = write(runs, output)
+    print(said)
+
+
+def write(runs: "list[Analysis]", output: Path) -> str:
+    """Writes the page and, beside it, its figures; returns a sentence that says so."""
+    import jinja2
+
+    from jaxmnist.files import write_bytes, write_text
+    from jaxmnist.trained import figures, mistakes
+
+    first, light, dark = runs[0], figures.LIGHT, figures.DARK
+    on_light, on_dark = figures.draw(runs, light), figures.draw(runs, dark)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        runs=[(each, themes.LIGHT.of_run(i), themes.DARK.of_run(i)) for i, each in enumerate(runs)],
-        light=_as_base64(drawn[themes.LIGHT]),
-        dark=_as_base64(drawn[themes.DARK]),
-        shades=(themes.LIGHT, themes.DARK),
+        runs=[(run, light.of_run(i), dark.of_run(i)) for i, run in enumerate(runs)],
+        light={name: _base64(data) for name, data in on_light.items()},
+        dark={name: _base64(data) for name, data in on_dark.items()},
+        shades=(light, dark),
         **_words(runs),
         **_mistakes(first),
     )
-    beside = drawn[themes.LIGHT] | {
-        "confusion": figures.confusion(first, themes.LIGHT),
+    beside = on_light | {
+        "confusion": figures.png(light, figures.confusion, first),
         "mistakes": mistakes.grid(
-            *(first.split, first.classes, first.confidence, first.class_names), locate=first.place
+            first.split, first.classes, first.confidence, first.class_names, locate=first.place
         ),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    for name in {*beside, *figures.OVER_TIME}:
+    for name in {*beside, *figures.BY_TIME}:
         file = output.with_name(f"{output.stem}-{name}.png")
         if name in beside:
             write_bytes(file, beside[name])
-        else:  # Of an earlier report, which laid more runs side by side.
+        else:  # An earlier report, which compared runs, may have left it.
             file.unlink(missing_ok=True)
     write_text(output, page)
     return (
@@ -109,38 +112,47 @@ def _write(
 
 
 def _comparable(workdirs: list[str]) -> list[str]:
-    """The workdirs, each once.
+    """The workdirs, without those that are named twice.
 
     Raises:
-      UserError: one holds no run, or one that was evaluated on other examples than the first's.
+      UserError: a workdir holds no run, or its run was evaluated on other examples than the first.
     """
     from jaxmnist.data import datasets
     from jaxmnist.files import local_path
     from jaxmnist.record.workdir import Workdir
     from jaxmnist.trained import inference
 
-    each_once = {local_path(each, "workdir").resolve(): each for each in reversed(workdirs)}
-    found = []
-    for workdir in reversed(each_once.values()):
+    once: dict[Path, str] = {}
+    for workdir in workdirs:
+        once.setdefault(local_path(workdir, "workdir").resolve(), workdir)
+    first = None
+    for workdir in once.values():
         record = Workdir(local_path(workdir, "workdir"))
         config = record.load_config()
         if config is None or config.num_seeds > 1 or not record.checkpoint_steps():
-            inference.load(workdir)  # It says why it cannot.
+            inference.load(workdir)  # Raises the UserError that says why it cannot be loaded.
         else:
-            split = datasets.slice_of(config.dataset, config.eval_split)
-            found.append((workdir, config.dataset, config.eval_split, split))
-    for name, dataset, words, split in found[1:]:
-        first_name, first_dataset, first_words, first_split = found[0]
-        if (dataset, split) != (first_dataset, first_split):
-            raise UserError(
-                f"{name} was evaluated on {words} of {dataset}, {first_name} on {first_words} of "
-                f"{first_dataset}: compare runs that were evaluated on the same examples."
-            )
-    return [name for name, *_ in found]
+            examples = config.dataset, datasets.slice_of(config.dataset, config.eval_split)
+            words = f"{config.eval_split} of {config.dataset}"
+            first = first or (examples, words)
+            if examples != first[0]:
+                raise UserError(
+                    f"{workdir} was evaluated on {words}, {workdirs[0]} on {first[1]}: compare "
+                    "runs that were evaluated on the same examples."
+                )
+    return list(once.values())
 
 
 def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
-    """A run's newest model on its evaluation split; raises UserError as inference.load does."""
+    """A run's newest model, asked about its evaluation split.
+
+    Args:
+      workdir: the folder of the run.
+      data_dir: tfds's folder, if not the run's own.
+
+    Raises:
+      UserError: there is no such run, or its data are not there.
+    """
     from jaxmnist.files import local_path
     from jaxmnist.record import metrics
     from jaxmnist.record.workdir import Workdir
@@ -167,12 +179,12 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
     )
 
 
-def _as_base64(pictures: dict[str, bytes]) -> dict[str, str]:
-    return {name: base64.b64encode(data).decode() for name, data in pictures.items()}
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _words(runs: "list[Analysis]") -> dict[str, Any]:
-    """What the page says beside its figures."""
+    """What the page says, beside its figures, as values of the template."""
     from jaxmnist.data import datasets
     from jaxmnist.record.results import wilson_interval
     from jaxmnist.trained import figures
@@ -209,7 +221,7 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
 
 
 def _mistakes(analysis: "Analysis") -> dict[str, Any]:
-    """The confusion matrix, and the pictures of its cells."""
+    """The confusion matrix and the pictures of its cells, as values of the template."""
     from jaxmnist.trained import mistakes
 
     said = analysis.split.labels, analysis.classes, analysis.confidence
@@ -218,12 +230,12 @@ def _mistakes(analysis: "Analysis") -> dict[str, Any]:
     wrong = [n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
     largest = max(2, *wrong)
     return {
-        # Of each cell the count, and its shade in percent of the darkest.
+        # The count of each cell, and its shade in percent of the darkest.
         "cells": [
             [(n, round(100 * math.log(max(n, 1)) / math.log(largest))) for n in row]
             for row in counts
         ],
-        "sprite": base64.b64encode(mistakes.sprite(analysis.split.images[kept])).decode(),
+        "sprite": _base64(mistakes.sprite(analysis.split.images[kept])),
         "columns": mistakes.SPRITE_COLUMNS,
         "count": _SHOWN,
         "kept": [
@@ -239,12 +251,12 @@ def _mistakes(analysis: "Analysis") -> dict[str, Any]:
 
 
 def _time(start: dict[str, Any]) -> str:
-    """When a process started, to the minute; "" where an older workdir does not tell."""
+    """When a process started, to the minute; "" where an older workdir does not say."""
     return start["time"][:16].replace("T", " ") + " UTC" if "time" in start else ""
 
 
 def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
-    """When the run was started, and by which command, as far as it was recorded."""
+    """When the run was started or continued and by which command, where it was recorded."""
     rows = [
         (
             f"continued from step {start['step']:,}" if start["step"] else "started",
@@ -257,9 +269,9 @@ def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
 
 
 def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
-    """The network's layers, and the number of all their parameters."""
+    """The network's layers: name, shape of the output, parameters; and a row for their sum."""
     from jaxmnist.models import create_model
-    from jaxmnist.record.network import layer_table
+    from jaxmnist.train_step import plain_network
 
     layers = layer_table(create_model(analysis.config, len(analysis.class_names)))
     rows = [
@@ -269,6 +281,7 @@ def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
 
 
 def _facts(analysis: "Analysis") -> dict[str, str]:
+    """The numbers at the top of the page, by their names."""
     seconds = max((r["seconds"] for r in analysis.records), default=0)
     return {
         "accuracy": f"{100 * analysis.accuracy:.2f} %",
@@ -282,7 +295,7 @@ def _facts(analysis: "Analysis") -> dict[str, str]:
 def _comparison(
     runs: "list[Analysis]", facts: list[dict[str, str]]
 ) -> list[tuple[str, list[str], bool]]:
-    """Rows: a name, its value in each run, and whether it is a field that differs."""
+    """The table of several runs: a name, its value in each, and whether it is a config field."""
     rows = [(name, [each[name] for each in facts], False) for name in facts[0]]
     rows.append(("step", [f"{each.step:,}" for each in runs], False))
     started = [_time(each.starts[0]) if each.starts else "" for each in runs]
@@ -297,6 +310,7 @@ def _comparison(
 
 
 def _config(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
+    """The config: field, value, and whether that is not the default."""
     from jaxmnist.config import get_config
 
     default = get_config()
@@ -307,6 +321,7 @@ def _config(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
 
 
 def _environment(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
+    """Where and how the run was trained, as rows of the same kind as the config's."""
     results = analysis.results
     if results is None:
         return [("not recorded", "the run has not finished, or went on since", False)]

@@ -15,15 +15,12 @@ from PIL import Image
 
 import jaxmnist
 from jaxmnist import report
-from jaxmnist.config import get_config
 from jaxmnist.data import datasets
-from jaxmnist.data.datasets import Split
-from jaxmnist.trained import inference, themes
-from jaxmnist.trained.analysis import Analysis
+from jaxmnist.trained import inference
+from tests.trained.test_figures import made_up
 
-pytest.importorskip("matplotlib", reason="needs the extra report")
 pytest.importorskip("jinja2", reason="needs the extra report")
-figures = pytest.importorskip("jaxmnist.trained.figures")
+figures = pytest.importorskip("jaxmnist.trained.figures", reason="needs the extra report")
 
 SHOWN = {"loss", "accuracy", "classes", "calibration", "filters"}  # As pictures, of one run.
 OVER_TIME = {"loss-by-time", "accuracy-by-time"}  # Of several.
@@ -136,10 +133,17 @@ def test_runs_are_compared(written):
     }
 
 
-def test_the_sample_is_told_of_where_it_was_trained_on(written):
-    found = report.analyse(written[0])
-    assert report._words([found])["sample"]
-    assert not report._words([dataclasses.replace(found, dataset="mnist")])["sample"]
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Leaves the figures of a page empty, so that it is written at once."""
+    monkeypatch.setattr(figures, "draw", lambda *_: dict.fromkeys(SHOWN, b""))
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "mnist_sample"])
+def test_the_sample_is_told_of_where_it_was_trained_on(dataset, no_figures, tmp_path):
+    report.write([dataclasses.replace(made_up(), dataset=dataset)], tmp_path / "a.html")
+    told = "sample digits, not on MNIST" in (tmp_path / "a.html").read_text()
+    assert told is (dataset == "mnist_sample")
 
 
 def test_each_mistake_is_shown_in_its_cell_with_its_place(written, model, test_split):
@@ -166,7 +170,7 @@ def test_a_cell_shows_its_pictures_by_mouse_and_by_keyboard(written, browser):
         return [tuple(re.match("is (.), said (.)", text).groups()) for text in texts]
 
     assert run("return document.documentElement.scrollWidth <= innerWidth")
-    assert len(shown()) == report._SHOWN
+    assert len(shown()) == 24  # Whole rows of four and of six.
     cells = browser.find_elements("css selector", "[data-cell]")
     for cell in (cells[0], cells[-1]):
         cell.click()
@@ -185,76 +189,7 @@ def test_a_cell_shows_its_pictures_by_mouse_and_by_keyboard(written, browser):
     assert set(shown()) == {tuple(active.get_attribute("data-cell").split())}
     assert active.get_attribute("aria-pressed") == "true"
     browser.find_element("css selector", "#all").click()
-    assert len(shown()) == report._SHOWN
-
-
-def made_up(classes=10, wrong=0, name="a", records=()):
-    """An analysis of a model that takes the first `wrong` of 2,000 examples for any class."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(classes - 1, size=2000)  # Of the last class there are none.
-    said = np.where(np.arange(2000) < wrong, rng.integers(classes, size=2000), labels)
-    return Analysis(
-        name=name,
-        config=get_config(),
-        dataset="made up",
-        step=0,
-        starts=[],
-        records=list(records),
-        results=None,
-        class_names=[f"class {i}" for i in range(classes)],
-        split=Split(np.zeros((2000, 28, 28, 1), np.uint8), labels),
-        probabilities=np.eye(classes, dtype=np.float32)[said],
-        kernel=np.zeros((5, 5, 1, 32), np.float32),
-    )
-
-
-def curve(split, count):
-    rng = np.random.default_rng(1)
-    return [
-        {"step": i + 1, "split": split, "loss": loss, "accuracy": 0.5, "seconds": i}
-        for i, loss in enumerate(rng.uniform(0.1, 1, count))
-    ]
-
-
-@pytest.mark.parametrize(
-    ("trained", "evaluated", "labels"),
-    [
-        (100, 6, ["train (smoothed)", "test"]),
-        (6, 6, ["train", "test"]),
-        (6, 1, ["train", "test: 0.5118"]),
-        (1, 1, ["train: 0.5606", "test: 0.5118"]),
-    ],
-)
-def test_curves_of_few_points_are_not_smoothed_and_one_value_is_a_point(trained, evaluated, labels):
-    records = curve("train", trained) + curve("test", evaluated)
-    records[-1]["loss"] = 0.5118
-    if trained == 1:
-        records[0]["loss"] = 0.5606
-    figure = figures._curves([made_up(records=records)], themes.LIGHT, "loss", "step")
-    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    assert [label for label in lines if not label.startswith("_")] == labels
-    train, test = (lines[label] for label in labels)
-    raw = [r["loss"] for r in records if r["split"] == "train"]
-    assert (train.get_ydata().tolist() == raw) is (trained < 100)
-    for line, count in ((train, trained), (test, evaluated)):
-        is_point = (line.get_linestyle(), line.get_marker()) == ("None", "D")
-        assert is_point is (count == 1)
-
-
-def test_the_learning_rate_lies_below_the_loss():
-    records = [r | {"learning_rate": 1 / r["step"]} for r in curve("train", 5)]
-    figure = figures._curves([made_up(records=records)], themes.LIGHT, "loss", "step")
-    loss, rate = figure.axes
-    assert rate.get_lines()[0].get_ydata().tolist() == [1 / (i + 1) for i in range(5)]
-    assert loss.get_xlim() == rate.get_xlim()
-    assert len(figures._curves([made_up()], themes.LIGHT, "loss", "step").axes) == 1
-
-
-def test_runs_with_the_same_end_have_names_of_their_own():
-    same = "/a-long-name" * 5
-    assert figures.names([made_up(name="b"), made_up(name="c")]) == ["b", "c"]
-    found = figures.names([made_up(name="x" + same), made_up(name="y" + same)])
-    assert [name[:2] for name in found] == ["1:", "2:"]
+    assert len(shown()) == 24
 
 
 def test_an_analysis_is_that_of_the_model(written, test_split):
@@ -310,13 +245,16 @@ def test_a_run_that_is_not_there_is_told_of_before_others_are_evaluated(
 
 
 def test_a_run_is_not_compared_with_itself_but_with_the_same_split_in_other_words(
-    trained, tmp_path
+    trained, tmp_path, no_figures, monkeypatch
 ):
     (tmp_path / "link").symlink_to(trained)
     other = shutil.copytree(trained, tmp_path / "other")
     change(other / "config.json", eval_split="test[:100%]")
-    given = [str(trained), f"{trained}/", str(tmp_path / "link"), str(other)]
-    assert report._comparable(given) == [str(trained), str(other)]
+    analysed = []
+    monkeypatch.setattr(report, "analyse", lambda workdir, _: analysed.append(workdir) or made_up())
+    page, beside = tmp_path / "a.html", [f"{trained}/", str(tmp_path / "link"), str(other)]
+    assert report.main([f"--workdir={trained}", f"--output={page}", "--compare", *beside]) == 0
+    assert analysed == [str(trained), str(other)]
 
 
 def test_what_cannot_be_reported_is_told_in_a_sentence(tmp_path, capsys):
@@ -332,25 +270,19 @@ def test_without_the_extra_it_says_what_to_install(trained, command, tmp_path):
     assert run.err == "error: the report needs matplotlib: pip install 'jaxmnist[report]'.\n"
 
 
-def test_a_page_that_leaves_mistakes_out_says_so(monkeypatch, tmp_path):
-    analysis = made_up(wrong=2000)
-    monkeypatch.setattr(report, "_comparable", list)
-    monkeypatch.setattr(report, "analyse", lambda *_: analysis)
-    monkeypatch.setattr(figures, "draw", lambda *_: dict.fromkeys(SHOWN, b""))
-    monkeypatch.setattr(figures, "confusion", lambda *_: b"")
-    page = tmp_path / "bad.html"
-    assert report.main([f"--workdir={tmp_path}", f"--output={page}"]) == 0
+def test_a_page_that_leaves_mistakes_out_says_so(no_figures, tmp_path):
+    analysis, page = made_up(wrong=2000), tmp_path / "bad.html"
+    said = report.write([analysis], page)
+    assert said.startswith(f"{page} (0.")
     text = " ".join(page.read_text().split())
     assert f"The page keeps 1,000 of {analysis.num_mistakes:,} mistakes." in text
     assert len(json.loads(re.search("KEPT = (.*), COLUMNS", text)[1])) == 1000
     assert page.stat().st_size < 1e6
 
 
-@pytest.mark.parametrize(("classes", "wrong"), [(10, 0), (30, 500)])
-def test_figures_of_a_perfect_model_without_records_and_of_many_classes(classes, wrong):
-    analysis = made_up(classes, wrong, "runs/" + "long" * 20)
-    drawn = figures.draw([analysis] * 3, themes.DARK)
-    assert set(drawn) == SHOWN | OVER_TIME
-    for data in (*drawn.values(), figures.confusion(analysis, themes.DARK)):
-        Image.open(io.BytesIO(data)).verify()
-    assert len(report._mistakes(analysis)["kept"]) == analysis.num_mistakes
+def test_a_page_of_few_mistakes_among_many_classes_keeps_them_all(no_figures, tmp_path):
+    analysis, page = made_up(classes=30, wrong=500), tmp_path / "a.html"
+    report.write([analysis], page)
+    kept = json.loads(re.search("KEPT = (.*), COLUMNS", page.read_text())[1])
+    assert len(kept) == analysis.num_mistakes
+    assert "The page keeps" not in page.read_text()

@@ -1,7 +1,8 @@
-"""The report's figures, drawn by matplotlib: each a function of analyses, in a theme's colours."""
+"""The report's figures, drawn by matplotlib, and their colours on light pages and on dark ones."""
 
+import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,81 +15,150 @@ from matplotlib.ticker import MaxNLocator
 
 from jaxmnist import config as config_lib
 from jaxmnist.trained.analysis import Analysis, interval
-from jaxmnist.trained.themes import Theme
 
 _DPI = 160
 _WIDTH = 4.4  # Inches: as wide as a telephone shows it, so that its words are legible there.
-_MANY = 40  # Points of a curve: from here on it is smoothed, and its points are not marked.
-_SUFFIX = {"step": "", "seconds": "-by-time"}
-OVER_TIME = [metric + _SUFFIX["seconds"] for metric in ("loss", "accuracy")]
+_MANY_POINTS = 40  # From here on a curve is smoothed, and its points are not marked.
+_MANY_CLASSES = 12  # Beyond these, classes are written smaller.
+
+Curve = tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]
 
 
-def _png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """The colours of a page.
+
+    Attributes:
+      paper: the background.
+      ink: titles, and what must be seen.
+      soft: other words.
+      grid: lines, and the smallest count of the confusion matrix.
+      counts: its largest count.
+      runs: the runs' colours.
+    """
+
+    paper: str
+    ink: str
+    soft: str
+    grid: str
+    counts: str
+    runs: tuple[str, ...]
+
+    def of_run(self, i: int) -> str:
+        """The colour of the i-th run; after the last colour comes the first again."""
+        return self.runs[i % len(self.runs)]
+
+    def rc(self) -> dict[Any, Any]:
+        """The theme as matplotlib's settings."""
+        return {
+            "figure.facecolor": self.paper,
+            "savefig.facecolor": self.paper,
+            "axes.facecolor": self.paper,
+            "axes.edgecolor": self.grid,
+            "axes.labelcolor": self.soft,
+            "axes.titlecolor": self.ink,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "grid.color": self.grid,
+            "grid.linewidth": 0.6,
+            "text.color": self.ink,
+            "xtick.color": self.grid,
+            "ytick.color": self.grid,
+            "xtick.labelcolor": self.soft,
+            "ytick.labelcolor": self.soft,
+            "legend.facecolor": self.paper,
+            "legend.edgecolor": "none",
+            "legend.fontsize": 9,
+            "font.size": 10,
+            "lines.linewidth": 1.6,
+        }
+
+
+# The runs' colours differ in lightness too, for those who see no difference in hue.
+LIGHT = Theme(
+    paper="#ffffff",
+    ink="#1d1d1b",
+    soft="#5f5f5a",
+    grid="#dcdcd7",
+    counts="#7fa8e6",
+    runs=("#2a66c4", "#d1620a", "#1d8a63", "#a3479b", "#7a6a00", "#4a4a4a"),
+)
+DARK = Theme(
+    paper="#202224",
+    ink="#ececea",
+    soft="#a8a8a3",
+    grid="#3d4043",
+    counts="#3f72bd",
+    runs=("#7aa8f0", "#f2a154", "#63cfa5", "#e29ad9", "#d9c75a", "#bdbdbd"),
+)
+
+# The figures that compare runs by training time; a single run's tell no more than those by step.
+BY_TIME = {f"{metric}-by-time": metric for metric in ("loss", "accuracy")}
+
+
+def png(theme: Theme, function: Callable[..., Figure], *args: Any) -> bytes:
+    """The figure that one of the functions below draws of `args`, in a theme, as a PNG file."""
     data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=_DPI)
+    with rc_context(theme.rc()):  # matplotlib draws some parts only as it saves.
+        function(*args, theme).savefig(data, format="png", dpi=_DPI)
     return data.getvalue()
 
 
 def draw(runs: Sequence[Analysis], theme: Theme) -> dict[str, bytes]:
-    """The page's figures by their names, as PNG; those of a single run are of the first.
+    """The page's figures by their names, as PNG files; the filters are those of the first run."""
+    by_time = BY_TIME if len(runs) > 1 else {}
+    return {
+        **{metric: png(theme, curves, runs, metric, "step") for metric in ("loss", "accuracy")},
+        **{name: png(theme, curves, runs, metric, "seconds") for name, metric in by_time.items()},
+        "classes": png(theme, classes, runs),
+        "calibration": png(theme, calibration, runs),
+        "filters": png(theme, filters, runs[0]),
+    }
 
-    Over training time, which says what steps do unless runs differ in speed, only of several.
+
+def curves(runs: Sequence[Analysis], metric: str, against: str, theme: Theme) -> Figure:
+    """A metric of the evaluations, and faintly that of training.
+
+    Args:
+      runs: one run, or several that are compared.
+      metric: "loss" or "accuracy".
+      against: "step" or "seconds". Against the step the learning rate lies below the loss.
+      theme: the colours.
     """
-    axes = ("step", "seconds") if len(runs) > 1 else ("step",)
-    with rc_context(theme.rc()):
-        return {
-            **{
-                metric + _SUFFIX[against]: _png(_curves(runs, theme, metric, against))
-                for against in axes
-                for metric in ("loss", "accuracy")
-            },
-            "classes": _png(_classes(runs, theme)),
-            "calibration": _png(_calibration(runs, theme)),
-            "filters": _png(_filters(runs[0], theme)),
-        }
-
-
-def confusion(run: Analysis, theme: Theme) -> bytes:
-    """The confusion matrix, as PNG."""
-    with rc_context(theme.rc()):
-        return _png(_confusion(run, theme))
-
-
-def _curves(runs: Sequence[Analysis], theme: Theme, metric: str, against: str) -> Figure:
-    # The learning rate, which is a function of the step, lies below the loss.
-    rates = [_series(run, "train", against, "learning_rate") for run in runs]
-    has_rates = metric == "loss" and against == "step" and any(len(x) for x, _ in rates)
     several = len(runs) > 1
+    evaluated = config_lib.eval_name(runs[0].config)
+    rates = [_series(run, "train", against, "learning_rate") for run in runs]
+    has_rates = (metric, against) == ("loss", "step") and any(len(x) for x, _ in rates)
+    ratios = [3, 1] if has_rates else [1]
     figure = Figure((_WIDTH, 3.5 + _legend_height(runs)), layout="constrained")
-    axes = figure.subplots(
-        1 + has_rates, 1, sharex=True, squeeze=False, height_ratios=[3, 1][: 1 + has_rates]
-    )
-    top, bottom = axes[0, 0], axes[-1, 0]
-    is_smooth = False
+    panels = figure.subplots(len(ratios), sharex=True, squeeze=False, height_ratios=ratios)
+    top, bottom = panels[0, 0], panels[-1, 0]
+    smoothed = ""
     for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
         color = theme.of_run(i)
         x, y = _series(run, "train", against, metric)
-        shown = y
-        if len(y) >= _MANY:
-            is_smooth, shown = True, _smooth(y)
+        label = "train"
+        if len(y) >= _MANY_POINTS:
             top.plot(x, y, color=color, alpha=0.18, linewidth=0.8)
-        label = "train (smoothed)" if len(y) >= _MANY else "train"
-        _plot(top, x, shown, None if several else label, color=color, alpha=0.55)
-        evaluated = config_lib.eval_name(run.config)
+            smoothed = " (smoothed)"
+            label += smoothed
+        _plot(top, x, _smooth(y), None if several else label, color=color, alpha=0.55)
         x, y = _series(run, evaluated, against, metric)
         _plot(top, x, y, name if several else evaluated, color=color, zorder=3)
         if has_rates:
             x, y = rates[i]
             bottom.plot(x, y, marker="D" if len(x) == 1 else None, color=color)
-    smoothed = " (smoothed)" if is_smooth else ""
     top.set_title(f"{metric}: {evaluated}, and faintly train{smoothed}" if several else metric)
     if metric == "loss":
         top.set_yscale("log")
         top.set_ylabel("cross-entropy (nats)")
     else:
-        bottom_of_axis = lowest_accuracy(runs)
-        top.set_ylim(bottom_of_axis, 1 + 0.05 * (1 - bottom_of_axis))
+        lowest = lowest_accuracy(runs)
+        top.set_ylim(lowest, 1 + 0.05 * (1 - lowest))
     if has_rates:
         bottom.set_ylabel("learning\nrate")
         bottom.set_ylim(bottom=0)
@@ -108,115 +178,64 @@ def lowest_accuracy(runs: Sequence[Analysis]) -> float:
     lowest = 0.999
     for run in runs:
         _, y = _series(run, config_lib.eval_name(run.config), "step", "accuracy")
-        _, train = _series(run, "train", "step", "accuracy")
-        shown = _smooth(train) if len(train) >= _MANY else train
-        lowest = min([lowest, *y.tolist(), *shown[len(shown) // 10 :].tolist()])
+        train = _smooth(_series(run, "train", "step", "accuracy")[1])
+        lowest = min([lowest, *y.tolist(), *train[len(train) // 10 :].tolist()])
     return max(0.0, lowest - 0.15 * (1 - lowest))
 
 
-def _plot(
-    axes: Axes,
-    x: Float[np.ndarray, " k"],
-    y: Float[np.ndarray, " k"],
-    label: str | None,
-    **kwargs: Any,
-) -> None:
-    """A curve, its points marked where they are few; one value is a point, and no curve."""
-    if len(x) == 1:
-        label = f"{label}: {y[0]:.4f}" if label else None
-        axes.plot(x, y, "D", markersize=7, label=label, **kwargs)
-        return
-    axes.plot(x, y, marker="o" if len(x) < _MANY else None, markersize=4, label=label, **kwargs)
-
-
 def names(runs: Sequence[Analysis]) -> list[str]:
-    """What to call each run: short, and no two the same."""
+    """The runs' names in the legends: short, and no two the same."""
     short = [run.name if len(run.name) <= 40 else f"…{run.name[-39:]}" for run in runs]
     if len(set(short)) == len(short):
         return short
     return [f"{i}: {name}" for i, name in enumerate(short, 1)]
 
 
-def _legend(figure: Figure, axes: Axes, runs: Sequence[Analysis], title: str | None = None) -> None:
-    """Within the axes; that of several runs below, where it hides nothing."""
-    style: dict[str, Any] = {"title": title, "alignment": "left", "title_fontsize": "small"}
-    if len(runs) == 1:
-        axes.legend(**style)
-        return
-    handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower left", **style)
-
-
-def _legend_height(runs: Sequence[Analysis]) -> float:
-    return 0.2 * len(runs) if len(runs) > 1 else 0.0
-
-
-def _series(
-    run: Analysis, split: str, x: str, y: str
-) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    found = [(r[x], r[y]) for r in run.records if r["split"] == split and y in r]
-    pairs = np.array(found, float).reshape(-1, 2)
-    return pairs[:, 0], pairs[:, 1]
-
-
-def _smooth(y: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
-    """An exponential moving average, as wide as a tenth of the run."""
-    keep = 1 - 1 / max(1, len(y) / 20)
-    smooth, total, weight = np.empty_like(y), 0.0, 0.0
-    for i, value in enumerate(y):
-        total, weight = keep * total + value, keep * weight + 1
-        smooth[i] = total / weight
-    return smooth
-
-
-def _confusion(run: Analysis, theme: Theme) -> Figure:
+def confusion(run: Analysis, theme: Theme) -> Figure:
+    """The confusion matrix: counts, and a shade for each that is a mistake."""
     counts = run.confusion
     size = len(counts)
     side = max(4.6, 0.2 * size)
     figure = Figure((side, side), layout="constrained")
     axes = figure.subplots()
     mistakes = counts * (1 - np.eye(size, dtype=int))
-    shown = np.ma.masked_equal(mistakes, 0)
     shades = LinearSegmentedColormap.from_list("counts", [theme.grid, theme.counts])
-    axes.imshow(shown, shades, norm=LogNorm(1, max(2, mistakes.max())))
-    for (label, said), count in np.ndenumerate(counts):
-        if count:
-            right = label == said
-            axes.text(
-                *(said, label, f"{count}"),
-                ha="center",
-                va="center",
-                fontsize=8.5 if size <= 12 else 5,
-                color=theme.soft if right else theme.ink,
-                fontweight="normal" if right else "bold",
-            )
-    ticks, is_wordy = range(size), max(map(len, run.class_names)) > 2
-    axes.set_xticks(
-        ticks, run.class_names, fontsize=_tick_size(run), rotation=90 if is_wordy else 0
-    )
-    axes.set_yticks(ticks, run.class_names, fontsize=_tick_size(run))
+    norm = LogNorm(1, max(2, mistakes.max()))
+    axes.imshow(np.ma.masked_equal(mistakes, 0), shades, norm=norm)
+    for label, said in np.argwhere(counts):
+        right = label == said
+        axes.text(
+            said,
+            label,
+            str(counts[label, said]),
+            ha="center",
+            va="center",
+            fontsize=8.5 if size <= _MANY_CLASSES else 5,
+            color=theme.soft if right else theme.ink,
+            fontweight="normal" if right else "bold",
+        )
+    turned = 90 if max(map(len, run.class_names)) > 2 else 0
+    axes.set_xticks(range(size), run.class_names, fontsize=_tick_size(run), rotation=turned)
+    axes.set_yticks(range(size), run.class_names, fontsize=_tick_size(run))
     axes.grid(False)
     axes.set(xlabel="prediction", ylabel="label", title="confusion matrix")
     return figure
 
 
-def _tick_size(run: Analysis) -> float:
-    return 10.0 if len(run.class_names) <= 12 else 7.5
-
-
-def _classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
+def classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
+    """The accuracy of each class with its confidence interval, and a line for that of all."""
     size = len(runs[0].class_names)
-    parts = np.array_split(np.arange(size), 1 if size <= 12 else 2)
+    parts = np.array_split(np.arange(size), 1 if size <= _MANY_CLASSES else 2)
     figure = Figure((_WIDTH, _height(runs)), layout="constrained")
     panels = figure.subplots(1, len(parts), sharex=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
             total, right = run.confusion.sum(1), np.diag(run.confusion)
             some = part[total[part] > 0]
-            y = some + 0.6 * ((i + 0.5) / len(runs) - 0.5)
-            x = right[some] / total[some]
             axes.errorbar(
-                *(x, y, None, interval(right[some], total[some])),
+                right[some] / total[some],
+                some + 0.6 * ((i + 0.5) / len(runs) - 0.5),
+                xerr=interval(right[some], total[some]),
                 fmt="o",
                 markersize=5 if len(runs) < 4 else 3,
                 capsize=2 if len(runs) < 4 else 0,
@@ -235,16 +254,10 @@ def _classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
     return figure
 
 
-def _height(runs: Sequence[Analysis]) -> float:
-    """Of the figures of classes and of calibration, in inches: they lie side by side."""
-    size = len(runs[0].class_names)
-    rows = size if size <= 12 else -(-size // 2)
-    return max(3.6, 0.9 + 0.17 * rows) + _legend_height(runs)
-
-
-def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
+def calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
+    """Accuracy against confidence, and below it how many examples have that confidence."""
     figure = Figure((_WIDTH, _height(runs)), layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    axes, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
     axes.plot([0, 1], [0, 1], color=theme.soft, linewidth=0.9, linestyle="--")
     for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
         color, bins = theme.of_run(i), run.bins
@@ -252,7 +265,9 @@ def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
         x, y, count = bins.confidence[some], bins.accuracy[some], bins.count[some]
         error = f"{bins.expected_calibration_error:.4f}"
         axes.errorbar(
-            *(x, y, interval(np.round(y * count).astype(int), count)),
+            x,
+            y,
+            yerr=interval(np.round(y * count).astype(int), count),
             fmt="o-",
             markersize=4,
             capsize=2,
@@ -272,7 +287,8 @@ def _calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
     return figure
 
 
-def _filters(run: Analysis, theme: Theme) -> Figure:
+def filters(run: Analysis, theme: Theme) -> Figure:
+    """The filters of the first layer, on one scale."""
     kernel = run.kernel[:, :, 0]
     columns = 8
     rows = -(-kernel.shape[-1] // columns)
@@ -286,3 +302,57 @@ def _filters(run: Analysis, theme: Theme) -> Figure:
     figure.suptitle("filters of the first layer", x=0.01, ha="left", fontsize=11)
     figure.colorbar(image, ax=grid, shrink=0.8).outline.set_visible(False)
     return figure
+
+
+def _plot(axes: Axes, x: Any, y: Any, label: str | None, **kwargs: Any) -> None:
+    """Draws a curve, with its points where they are few; of one value a point alone."""
+    if len(x) == 1:
+        label = f"{label}: {y[0]:.4f}" if label else None
+        axes.plot(x, y, "D", markersize=7, label=label, **kwargs)
+        return
+    marker = "o" if len(x) < _MANY_POINTS else None
+    axes.plot(x, y, marker=marker, markersize=4, label=label, **kwargs)
+
+
+def _series(run: Analysis, split: str, x: str, y: str) -> Curve:
+    """Two values of a run's records, of those that have them."""
+    found = [(r[x], r[y]) for r in run.records if r["split"] == split and y in r]
+    pairs = np.array(found, float).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _smooth(y: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Of many points an exponential moving average, as wide as a tenth of the run."""
+    if len(y) < _MANY_POINTS:
+        return y
+    keep = 1 - 20 / len(y)
+    smooth, total, weight = np.empty_like(y), 0.0, 0.0
+    for i, value in enumerate(y):
+        total, weight = keep * total + value, keep * weight + 1
+        smooth[i] = total / weight
+    return smooth
+
+
+def _legend(figure: Figure, axes: Axes, runs: Sequence[Analysis], title: str | None = None) -> None:
+    """Adds a legend: within the axes; that of several runs below, where it hides nothing."""
+    style: dict[str, Any] = {"title": title, "alignment": "left", "title_fontsize": "small"}
+    if len(runs) == 1:
+        axes.legend(**style)
+    else:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", **style)
+
+
+def _legend_height(runs: Sequence[Analysis]) -> float:
+    """How much higher a figure is for the legend of several runs, in inches."""
+    return 0.2 * len(runs) if len(runs) > 1 else 0.0
+
+
+def _height(runs: Sequence[Analysis]) -> float:
+    """The height of the figures of classes and of calibration, which lie side by side."""
+    size = len(runs[0].class_names)
+    rows = size if size <= _MANY_CLASSES else -(-size // 2)
+    return max(3.6, 0.9 + 0.17 * rows) + _legend_height(runs)
+
+
+def _tick_size(run: Analysis) -> float:
+    return 10.0 if len(run.class_names) <= _MANY_CLASSES else 7.5
