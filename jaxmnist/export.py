@@ -5,15 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from jaxtyping import Float, UInt8
-
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
 from jaxmnist.record.screen import Screen
 
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, UInt8
+
     from jaxmnist.trained.inference import Model
+
+    Logits = Callable[[UInt8[np.ndarray, "n 28 28 1"]], Float[np.ndarray, "n classes"]]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _TOLERANCE = 1e-4  # The largest difference between our logits and those of the file.
@@ -22,8 +24,6 @@ _READ_WITH = {
     "stablehlo": 'jax.export.deserialize(bytearray(open(file, "rb").read())).call(image)',
 }
 _OPSET, _IR_VERSION = 17, 8  # What onnxruntime reads since 1.12.
-
-Logits = Callable[[UInt8[np.ndarray, "n 28 28 1"]], Float[np.ndarray, "n classes"]]
 
 
 def parser(verb: str | None = None) -> Parser:
@@ -61,6 +61,7 @@ def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | No
 def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
     """Writes the model, if it answers as ours, and a description of it; returns what to print."""
     import jax
+    import numpy as np
 
     from jaxmnist.devices import tuning
     from jaxmnist.files import write_bytes, write_json
@@ -139,12 +140,14 @@ def to_onnx(model: "Model") -> bytes:
     Raises:
       UserError: the extra "onnx" is not installed.
     """
+    import numpy as np
+
     onnx = _import("onnx")
     helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
     nodes: list[Any] = []
     weights: list[Any] = []
 
-    def weight(name: str, value: np.ndarray) -> str:
+    def weight(name: str, value: Any) -> str:
         weights.append(to_tensor(np.ascontiguousarray(value), name))
         return name
 
@@ -202,6 +205,7 @@ def to_stablehlo(model: "Model") -> bytes:
     It maps uint8 (batch, 28, 28, 1) to float32 logits.
     """
     import jax
+    import numpy as np
 
     from jaxmnist.data.input_pipeline import to_float
     from jaxmnist.models import CNN
@@ -217,14 +221,15 @@ def to_stablehlo(model: "Model") -> bytes:
     return bytes(jax.export.export(logits, platforms=PLATFORMS)(image).serialize())
 
 
-def _load_onnx(data: bytes) -> Logits:
+def _load_onnx(data: bytes) -> "Logits":
     runtime = _import("onnxruntime")
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"image": images})[0]
 
 
-def _load_stablehlo(data: bytes) -> Logits:
+def _load_stablehlo(data: bytes) -> "Logits":
     import jax
+    import numpy as np
 
     call = jax.jit(jax.export.deserialize(bytearray(data)).call)
     return lambda images: np.asarray(call(images))

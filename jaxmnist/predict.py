@@ -8,15 +8,11 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from typing import Any
 
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError, warn
 from jaxmnist.files import local_path
-from jaxmnist.trained import pictures
 
 _AT_ONCE = 200  # How many pictures are read before they are classified.
 _STDIN = "-"
@@ -65,12 +61,14 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
                 status = 1
         if not readable:
             continue
-        found = model.predict(np.stack([image for _, image in readable]))
+        found = model.predict([image for _, image in readable])
         for (name, _), chosen, probabilities in zip(readable, *found, strict=True):
             if as_json:
-                print(_as_json(name, int(chosen), probabilities))
+                rounded = [float(f"{p:.6g}") for p in probabilities]
+                answer = {"file": name, "classes": int(chosen), "probabilities": rounded}
+                print(json.dumps(answer))
             else:
-                print(_as_text(name, model.class_names, probabilities))
+                print(f"{name}: {inference.in_words(probabilities, model.class_names)}")
         sys.stdout.flush()
     sys.exit(status)
 
@@ -99,6 +97,8 @@ def _names(images: Iterable[str]) -> Iterator[str]:
 
 def _looks_like_picture(path: Path) -> bool:
     """Whether a file is a picture, by its name or by its content."""
+    from PIL import Image, UnidentifiedImageError
+
     kind, _ = mimetypes.guess_type(path.name)
     if kind is not None and kind.startswith("image/"):
         return True
@@ -111,28 +111,16 @@ def _looks_like_picture(path: Path) -> bool:
         return True
 
 
-def _read(name: str, preparation: pictures.Preparation) -> UInt8[np.ndarray, "28 28"]:
+def _read(name: str, preparation: dict[str, Any]) -> Any:
+    """The 28x28 grey levels of a picture, prepared."""
+    from jaxmnist.trained import pictures
+
     if name == _STDIN:
         return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input", preparation)
     local_path(name, "IMAGE", as_pattern=False)  # Refuses URLs, for example.
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder without pictures: name another.")
     return pictures.read(name, name, preparation)
-
-
-def _as_json(name: str, chosen: int, probabilities: Float[np.ndarray, " classes"]) -> str:
-    rounded = [float(f"{p:.6g}") for p in probabilities]
-    return json.dumps({"file": name, "classes": chosen, "probabilities": rounded})
-
-
-def _as_text(
-    name: str, class_names: list[str], probabilities: Float[np.ndarray, " classes"]
-) -> str:
-    first, second = np.argsort(-probabilities, kind="stable")[:2]
-    return (
-        f"{name}: {class_names[first]} ({probabilities[first]:.4f}), "
-        f"then {class_names[second]} ({probabilities[second]:.4f})"
-    )
 
 
 if __name__ == "__main__":

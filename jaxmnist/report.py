@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
 from jaxmnist.record.screen import Screen
@@ -185,6 +183,8 @@ def _base64(data: bytes) -> str:
 
 def _words(runs: "list[Analysis]") -> dict[str, Any]:
     """What the page says, beside its figures, as values of the template."""
+    import numpy as np
+
     from jaxmnist.data import datasets
     from jaxmnist.record.results import wilson_interval
     from jaxmnist.trained import figures

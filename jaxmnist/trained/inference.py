@@ -55,18 +55,21 @@ class Predictions(_Answers):
 
     def __repr__(self) -> str:
         if self.classes.ndim == 0:
-            first, second = np.argsort(-self.probabilities, kind="stable")[:2]
-            of = self.probabilities
-            return f"Predictions({self._say(first, of)}, then {self._say(second, of)})"
+            return f"Predictions({in_words(self.probabilities, self.class_names)})"
         count = len(self.classes)
-        each = map(self._say, self.classes[:_SHOWN], self.probabilities)
+        each = [in_words(p, self.class_names, 1) for p in self.probabilities[:_SHOWN]]
         more = ["..."] if count > _SHOWN else []
         what = "1 picture" if count == 1 else f"{count:,} pictures"
         return f"Predictions({what}{': ' if count else ''}{', '.join([*each, *more])})"
 
-    def _say(self, chosen: np.integer, of: Float[np.ndarray, " classes"]) -> str:
-        name = self.class_names[int(chosen)] if self.class_names else chosen
-        return f"{name} ({of[chosen]:.4f})"
+
+def in_words(
+    probabilities: Float[np.ndarray, " classes"], class_names: Sequence[str], count: int = 2
+) -> str:
+    """The most probable classes of a picture, such as "7 (0.9981), then 1 (0.0012)"."""
+    names = class_names or range(len(probabilities))
+    chosen = np.argsort(-probabilities, kind="stable")[:count]
+    return ", then ".join(f"{names[i]} ({probabilities[i]:.4f})" for i in chosen)
 
 
 class Model:
