@@ -18,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxmnist import config as config_lib
@@ -419,3 +420,36 @@ def test_the_sample_is_told_of_again_at_the_end(tmp_path, capsys):
         said = "trained on 4,000 sample digits, not on MNIST"
         said += f"; with MNIST this experiment reaches {more}" if more else ""
         assert said in capsys.readouterr().out.splitlines()
+
+
+def test_seeds_in_groups_of_unequal_size_killed_and_resumed_in_others(
+    command, here, tmp_path, capsys
+):
+    """Two seeds at once and a third, then one by one: each trains as it does by itself.
+
+    To rounding, at a rate that does not amplify it.
+    """
+    flags = RUN | {
+        "config.num_steps": 60,
+        "config.checkpoint_every": 20,
+        "config.schedule": "constant",
+        "config.optimizer": "sgd",
+        "config.learning_rate": 0.001,
+    }
+    groups = flags | {"config.num_seeds": 3, "config.seeds_per_call": 2}
+    for seed in (1, 2):  # Killed in the first group, and in the second.
+        run = command("main", workdir=tmp_path, **groups)
+        wait_for_step(run, tmp_path / f"seed-{seed}", 30)
+        run.kill()
+        run.wait()
+        assert not (tmp_path / "results.json").exists()
+    assert "resuming from step" in run.out
+    assert here(workdir=tmp_path, **groups | {"config.seeds_per_call": 1}) == 0
+    assert "resuming from step" in capsys.readouterr().out
+    assert results(tmp_path)["seeds"] == [0, 1, 2]
+    for seed in range(3):
+        alone = tmp_path / f"alone-{seed}"
+        assert here(workdir=alone, **flags | {"config.seed": seed}) == 0
+        for a, b in zip(records(tmp_path / f"seed-{seed}"), records(alone), strict=True):
+            assert (a["step"], a["split"]) == (b["step"], b["split"])
+            np.testing.assert_allclose(a["loss"], b["loss"], rtol=3e-6)

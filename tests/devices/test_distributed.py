@@ -304,3 +304,19 @@ def test_one_process_of_a_launcher_s_several_may_train_by_itself(
         monkeypatch.setenv(name, value)
     assert here(workdir=tmp_path, num_processes=1, **SLOW | {"config.num_steps": 2}) == 0
     assert " 1 cpu (" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seeds_per_call", [1, 2])
+def test_several_seeds_in_two_processes(together, alone, once, here, tmp_path, seeds_per_call):
+    """One after the other on both processes, or at once, one on each: all train as if alone."""
+    flags = {"config.num_seeds": 2, "config.seeds_per_call": seeds_per_call}
+    runs = together(2, tmp_path, **SLOW | flags)
+    finish(runs)
+    second = once("alone-1", lambda folder: here(workdir=folder, **SLOW | {"config.seed": 1}))
+    for seed, folder in enumerate([alone, second]):
+        assert_same_losses(tmp_path / f"seed-{seed}", folder)
+        assert results(tmp_path / f"seed-{seed}")["device"]["processes"] == 2
+    found, (first, second) = results(tmp_path), map(results, (alone, second))
+    assert found["seeds"] == [0, 1]
+    each = [first["test"]["loss"], second["test"]["loss"]]
+    np.testing.assert_allclose(found["test"]["loss"]["each"], each, rtol=3e-6)
