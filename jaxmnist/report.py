@@ -271,7 +271,7 @@ def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
 def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
     """The network's layers: name, shape of the output, parameters; and a row for their sum."""
     from jaxmnist.models import create_model
-    from jaxmnist.train_step import plain_network
+    from jaxmnist.record.network import layer_table
 
     layers = layer_table(create_model(analysis.config, len(analysis.class_names)))
     rows = [
