@@ -13,6 +13,7 @@ import filelock
 import jax
 import numpy as np
 import pytest
+import requests
 from tensorboardX.proto import event_pb2
 
 import jaxmnist
@@ -22,6 +23,7 @@ from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import put_on_device, to_float
 from jaxmnist.devices.sharding import Layout
 
+SAMPLE_DIR = Path(datasets.__file__).parent / datasets.SAMPLE
 LONGEST = ["test_distributed", "test_main", "test_sharding", "test_runs", "test_sweep"]
 
 
@@ -195,6 +197,16 @@ def prepared_mnist(source_dir, once):
     return once("mnist", prepare)
 
 
+@pytest.fixture
+def no_network(monkeypatch):
+    """No server can be reached."""
+
+    def refuse(*args, **kwargs):
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "head", refuse)
+
+
 def unwritable(code=errno.ENOSPC):
     """An ASCII stream on a full disk, or with another error's code."""
 
@@ -248,5 +260,5 @@ def command():
 @pytest.fixture
 def here(monkeypatch):
     """Calls the command in this process, whose memory stays as it is."""
-    monkeypatch.setattr("jaxmnist.tuning.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("jaxmnist.devices.tuning.keep_freed_memory", lambda: None)
     return lambda *args, **flags: main.main([*(f"--{n}={v}" for n, v in flags.items()), *args])

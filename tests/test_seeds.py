@@ -180,9 +180,8 @@ def test_seeds_of_which_one_has_a_damaged_checkpoint(several, tmp_path):
     assert kept == [["2", "4", "6", "superseded-4"], ["2", "4", "6", "damaged-4"]]
 
 
-def test_where_the_sample_stands_in_all_say_so(several, tmp_path, monkeypatch):
+def test_where_the_sample_stands_in_all_say_so(no_network, several, tmp_path, monkeypatch):
     """Also in workdirs of before, whose parent says "mnist"."""
-    monkeypatch.setattr(datasets, "_reachable", lambda url: False)
     several.dataset, several.num_steps, several.num_seeds = "mnist", 2, 2
     several.data_dir, create = None, tfds_builders.create
     monkeypatch.setattr(

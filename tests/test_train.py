@@ -367,13 +367,14 @@ def test_a_workdir_alone_resumes_its_run(config, tmp_path, capsys, monkeypatch):
     assert results["config"] == config.to_dict()
 
 
-def test_a_run_on_mnist_never_goes_on_with_the_sample(config, tmp_path, monkeypatch, capsys):
+def test_a_run_on_mnist_never_goes_on_with_the_sample(
+    no_network, config, tmp_path, monkeypatch, capsys
+):
     """Where its data are gone that is said, at once."""
     train.train_and_evaluate(config, tmp_path / "run")
     path = tmp_path / "run/config.json"
     saved = json.loads(path.read_text()) | {"dataset": "mnist", "data_dir": None}
     path.write_text(json.dumps(saved))
-    monkeypatch.setattr("jaxmnist.data.datasets._reachable", lambda url: False)
     create = tfds_builders.create
     monkeypatch.setattr(
         tfds_builders, "create", lambda name, _: create(name, str(tmp_path / "none"))

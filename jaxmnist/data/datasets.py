@@ -1,5 +1,6 @@
 """A dataset's name -> its splits as arrays: prepared by tfds, or the bundled sample."""
 
+import contextlib
 import dataclasses
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from jaxmnist.trained import pictures
 SAMPLE = "mnist_sample"
 _SAMPLE_DIR = Path(__file__).parent / SAMPLE
 _SAMPLE_EXAMPLES = {"train": 4000, "test": 1000}
-_NETWORK_SECONDS = 8
+NETWORK_SECONDS = 8  # How long a server may take to answer.
 
 
 class _Unreachable(UserError):
@@ -192,22 +193,14 @@ def _download(name: str, builder: tfds_builders.Builder) -> None:
 
 
 def _reachable(url: str) -> bool:
-    """Whether a server answers, within _NETWORK_SECONDS.
-
-    In a thread, because looking up a name has no timeout of its own.
-    """
-    answered = threading.Event()
+    """Whether a server answers within NETWORK_SECONDS."""
+    answers = []
 
     def ask():
-        try:
-            requests.head(url, timeout=_NETWORK_SECONDS)
-            answered.set()
-        except requests.RequestException:
-            pass
-        finally:
-            done.set()
+        with contextlib.suppress(requests.RequestException):
+            answers.append(requests.head(url, timeout=NETWORK_SECONDS))
 
-    done = threading.Event()
-    threading.Thread(target=ask, daemon=True).start()
-    done.wait(_NETWORK_SECONDS)
-    return answered.is_set()
+    thread = threading.Thread(target=ask, daemon=True)  # To look up a name has no timeout.
+    thread.start()
+    thread.join(NETWORK_SECONDS)
+    return len(answers) == 1

@@ -7,14 +7,16 @@ PNG bytes for its encoder.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
+import json
 import os
 import shutil
 import string
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +30,33 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from jaxmnist.data import idx, png
 from jaxmnist.errors import STDERR, UserError, first_line
-from jaxmnist.files import local_path, lock
+from jaxmnist.files import local_path, lock, write_bytes
 
 SPLITS = ("train", "test")
 KINDS = ("images-idx3", "labels-idx1")
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 _INFO = "dataset_info.json"  # tfds writes it last.
-# SHA-256 of what an archive holds: unpacked, since gzip's own bytes differ from time to time.
-_CONTENT = {
-    "mnist": {
-        "train-images-idx3": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    "fashion_mnist": {
-        "train-images-idx3": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    },
-}
 
 
 class Builder(catalogue.MNIST, skip_registration=True):
-    """Mixed into a builder of tfds's; `arrays` are taken instead of a download if there."""
+    """The part of a builder that needs no TensorFlow; mixed into one of tfds's.
+
+    Attributes:
+      arrays: the examples to prepare; None downloads them.
+      prefix: what the names of each split's archives begin with.
+      num_examples: the number of examples of each split.
+      archived_examples: the numbers in the archives, where these hold more.
+      class_names: what each class stands for.
+      content_sums: the SHA-256 of what each archive holds, where it is known. It is that of the
+        unpacked content, since gzip's own bytes differ from time to time.
+    """
 
     arrays: Arrays | None = None
     prefix = {"train": "train", "test": "t10k"}
     num_examples = {"train": 60000, "test": 10000}
-    archived_examples: dict[str, int] = {}  # Where the archives have more.
+    archived_examples: dict[str, int] = {}
     class_names = list(string.digits)
+    content_sums: dict[str, str] = {}
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
@@ -88,17 +86,17 @@ class Builder(catalogue.MNIST, skip_registration=True):
         return arrays
 
     def _check_sum(self, path: Path) -> None:
-        """Whether an archive holds what it should: by its content, where that is known.
+        """Raises UserError for an archive that holds something else than it should.
 
-        Of KMNIST tfds registers the sums of the gzipped archives; of EMNIST's archives, and of
-        what is not gzipped, nothing is known but what it is not.
+        The content of MNIST's and Fashion-MNIST's archives is known. tfds knows the sums of
+        KMNIST's as they are gzipped. All that is known of others is that they are not MNIST's.
         """
         found = hashlib.sha256(idx.content(path)).hexdigest()
         name = path.name.removesuffix(".gz").replace(".idx", "-idx").removesuffix("-ubyte")
-        for dataset, sums in _CONTENT.items():
-            if found in sums.values() and dataset != self.name:
-                raise UserError(f"{path} is an archive of {dataset}, not of {self.name}.")
-        wanted = _CONTENT.get(self.name, {}).get(name)
+        for other in _CLASSES.values():
+            if found in other.content_sums.values() and other.name != self.name:
+                raise UserError(f"{path} is an archive of {other.name}, not of {self.name}.")
+        wanted = self.content_sums.get(name)
         if wanted and found != wanted:
             raise UserError(
                 f"{path} holds something else than {self.name}'s {name}-ubyte (the SHA-256 of its "
@@ -144,10 +142,22 @@ class Builder(catalogue.MNIST, skip_registration=True):
 
 class MNIST(Builder, skip_registration=True):
     name = "mnist"
+    content_sums = {
+        "train-images-idx3": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
 
 
 class FashionMNIST(Builder, catalogue.FashionMNIST, skip_registration=True):
     name = "fashion_mnist"
+    content_sums = {
+        "train-images-idx3": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    }
     class_names = [
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
@@ -303,17 +313,12 @@ def prepare(builder: Builder, source_dir: Path | None = None) -> None:
 def _write(builder: Builder, arrays: Arrays | None) -> None:
     builder.arrays = arrays
     builder.download_and_prepare(file_format="array_record")
-    try:  # The end of a file is what a full disk cuts off.
-        sources = {split: _source(builder, split) for split in SPLITS}
-        is_whole = all(
-            len(source) == builder.num_examples[split] and source[len(source) - 1]
-            for split, source in sources.items()
-        )
-    except Exception:
-        is_whole = False
-    if not is_whole:
+    try:
+        for split in SPLITS:  # A full disk may have cut off the end of a file.
+            read(builder, split)
+    except UserError:
         shutil.rmtree(builder.data_dir, ignore_errors=True)
-        raise OSError("what was written is not whole")
+        raise OSError("what was written is not whole") from None
 
 
 def read(
@@ -321,16 +326,19 @@ def read(
 ) -> tuple[UInt8[np.ndarray, "n 28 28 1"], Int64[np.ndarray, " n"]]:
     """A whole prepared split, in tfds's order.
 
+    Decoding it takes seconds, so its arrays are kept in a file beside the records.
+
     Raises:
       UserError: it is in a format that needs TensorFlow, or damaged.
     """
     _check_format(builder)
+    folder = Path(builder.data_dir)
     try:
-        source = _source(builder, split)
-        records = source.__getitems__(range(len(source)))
-        features = [tf_example_pb2.Example.FromString(r).features.feature for r in records]
-        images = png.decode([f["image"].bytes_list.value[0] for f in features], 28, 28)
-        labels = np.array([f["label"].int64_list.value[0] for f in features], np.int64)
+        files = [folder / _INFO, *map(Path, builder.info.splits[split].filepaths)]
+        stats = {path.name: path.stat() for path in files}
+        made_from = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+        decode = functools.partial(_decode, builder, split)
+        images, labels = _cached(folder / f"{split}.npz", made_from, decode)
     except Exception as e:
         raise _damaged(builder.data_dir, e) from e
     if len(labels) != builder.num_examples[split]:
@@ -339,9 +347,35 @@ def read(
     return images, labels
 
 
-def _source(builder: Builder, split: str) -> Any:
+def _cached(
+    path: Path, made_from: dict[str, list[int]], make: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels that `make` returns, which are kept in the file `path`.
+
+    Args:
+      path: the file; without it, or where it cannot be written, everything still works.
+      made_from: the size and modification time of each file that `make` reads, by its name.
+      make: called unless the file holds what was made from the same files.
+    """
+    # It may be damaged in any way; np.load(path) would leave it open then.
+    with contextlib.suppress(Exception), path.open("rb") as f, np.load(f) as cache:
+        if json.loads(str(cache["made_from"])) == made_from:
+            return cache["images"], cache["labels"]
+    images, labels = make()
+    data = io.BytesIO()
+    np.savez(data, images=images, labels=labels, made_from=json.dumps(made_from))
+    with contextlib.suppress(OSError):
+        write_bytes(path, data.getvalue())
+    return images, labels
+
+
+def _decode(builder: Builder, split: str) -> tuple[np.ndarray, np.ndarray]:
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return builder.as_data_source(split, deserialize_method=raw)
+    source = builder.as_data_source(split, deserialize_method=raw)
+    records = source.__getitems__(range(len(source)))
+    features = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+    images = np.stack([png.decode(f["image"].bytes_list.value[0]) for f in features])
+    return images, np.array([f["label"].int64_list.value[0] for f in features], np.int64)
 
 
 def _check_format(builder: Builder) -> None:

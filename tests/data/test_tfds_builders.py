@@ -2,7 +2,9 @@
 
 import gzip
 import hashlib
+import io
 import multiprocessing
+import os
 import re
 import resource
 import shutil
@@ -12,17 +14,18 @@ import tempfile
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
-from jaxmnist.data import idx, tfds_builders
-from jaxmnist.data.datasets import _SAMPLE_DIR
+from jaxmnist.data import idx, png, tfds_builders
 from jaxmnist.errors import UserError
+from tests.conftest import SAMPLE_DIR
 
 
 @pytest.fixture
 def small_mnist(monkeypatch):
     """MNIST with as many examples as the bundled sample, whose archives then pass for it."""
     monkeypatch.setattr(tfds_builders.MNIST, "num_examples", {"train": 4000, "test": 1000})
-    monkeypatch.setattr(tfds_builders.MNIST, "_check_sum", lambda self, path: None)
+    monkeypatch.setattr(tfds_builders.MNIST, "content_sums", {})
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def archives(tmp_path):
     """The sample's archives, not gzipped."""
     folder = tmp_path / "source"
     folder.mkdir()
-    for path in _SAMPLE_DIR.glob("*.gz"):
+    for path in SAMPLE_DIR.glob("*.gz"):
         (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
     return folder
 
@@ -47,7 +50,7 @@ def rows(images, labels):
 
 def prepare_small(data_dir, archives, done):
     tfds_builders.MNIST.num_examples = {"train": 4000, "test": 1000}
-    tfds_builders.MNIST._check_sum = lambda self, path: None
+    tfds_builders.MNIST.content_sums = {}
     tfds_builders.prepare(tfds_builders.create("mnist", str(data_dir)), archives)
     done.put(True)
 
@@ -133,7 +136,7 @@ def swap(a, b):
 def test_the_content_of_archives_is_verified(monkeypatch, tmp_path):
     monkeypatch.setattr(tfds_builders.MNIST, "num_examples", {"train": 4000, "test": 1000})
     with pytest.raises(UserError, match=r"SHA-256 of its content is .*, not ba891046e6505d7aad"):
-        tfds_builders.prepare(tfds_builders.create("mnist", str(tmp_path / "data")), _SAMPLE_DIR)
+        tfds_builders.prepare(tfds_builders.create("mnist", str(tmp_path / "data")), SAMPLE_DIR)
     assert not (tmp_path / "data").exists()
 
 
@@ -143,9 +146,10 @@ def sample_content(monkeypatch):
     monkeypatch.setattr(tfds_builders.Builder, "num_examples", {"train": 4000, "test": 1000})
     sums = {
         path.name.removesuffix("-ubyte.gz"): hashlib.sha256(idx.content(path)).hexdigest()
-        for path in _SAMPLE_DIR.glob("*.gz")
+        for path in SAMPLE_DIR.glob("*.gz")
     }
-    monkeypatch.setattr(builders, "_CONTENT", {"mnist": sums, "fashion_mnist": {}})
+    monkeypatch.setattr(tfds_builders.MNIST, "content_sums", sums)
+    monkeypatch.setattr(tfds_builders.FashionMNIST, "content_sums", {})
 
 
 def pack(folder, into):
@@ -159,7 +163,7 @@ def test_archives_may_be_unpacked_or_packed_again_but_not_anothers(
     sample_content, archives, tmp_path
 ):
     packed = pack(archives, tmp_path / "packed")
-    for folder in (archives, packed, _SAMPLE_DIR):
+    for folder in (archives, packed, SAMPLE_DIR):
         read = tfds_builders.create("mnist", None).read_archives(folder)
         assert [len(labels) for _, labels in read.values()] == [4000, 1000]
         for other in ("fashion_mnist", "kmnist"):
@@ -170,7 +174,7 @@ def test_archives_may_be_unpacked_or_packed_again_but_not_anothers(
 def test_where_the_content_is_unknown_the_registered_file_is_wanted(
     sample_content, archives, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(builders, "_CONTENT", {})
+    monkeypatch.setattr(tfds_builders.MNIST, "content_sums", {})
     builder, packed = tfds_builders.create("kmnist", None), pack(archives, tmp_path / "packed")
     with pytest.raises(UserError, match=r"not the registered 51467d22.*packed again, unpack it"):
         builder.read_archives(packed)
@@ -317,6 +321,93 @@ def test_damaged_records_are_one_sentence(small_mnist, archives, tmp_path):
     record.write_bytes(record.read_bytes()[: record.stat().st_size // 2])
     with pytest.raises(UserError, match=r"is damaged .*: delete that folder and prepare it again"):
         tfds_builders.read(tfds_builders.create("mnist", str(tmp_path)), "test")
+
+
+@pytest.fixture
+def prepared(small_mnist, archives, tmp_path):
+    """The folder of a prepared dataset, as large as the sample."""
+    tfds_builders.prepare(tfds_builders.create("mnist", str(tmp_path)), archives)
+    return tmp_path / "mnist/3.0.1"
+
+
+@pytest.fixture
+def read(prepared, monkeypatch):
+    """Reads the test split, and says whether its images had to be decoded."""
+    decode, decoded = png.decode, []
+    monkeypatch.setattr(png, "decode", lambda data: decoded.append(data) or decode(data))
+
+    def read():
+        decoded.clear()
+        arrays = tfds_builders.read(tfds_builders.create("mnist", str(prepared.parents[1])), "test")
+        return arrays, bool(decoded)
+
+    return read
+
+
+def assert_same(arrays, others):
+    for a, b in zip(arrays, others, strict=True):
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_what_was_decoded_is_kept_for_these_records_alone(prepared, read):
+    first, was_decoded = read()
+    assert not was_decoded, "preparing had decoded it already"
+    for changed in (next(prepared.glob("*test.array_record*")), prepared / "dataset_info.json"):
+        os.utime(changed, (1, 1))
+        for expected in (True, False):
+            again, was_decoded = read()
+            assert was_decoded == expected
+            assert_same(again, first)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-1],
+        lambda data: data[:50_000] + bytes([data[50_000] ^ 1]) + data[50_001:],
+        lambda data: b"no arrays",
+    ],
+)
+def test_kept_arrays_that_are_damaged_are_passed_over(damage, prepared, read, capsys):
+    first, _ = read()
+    cache = prepared / "test.npz"
+    whole = cache.read_bytes()
+    cache.write_bytes(damage(whole))
+    again, was_decoded = read()
+    assert was_decoded
+    assert_same(again, first)
+    assert cache.read_bytes() == whole
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_folder_that_cannot_be_written_is_read(prepared, read, capsys):
+    """Where the user may not write, or the disk is full; root may write anywhere."""
+    first, _ = read()
+    (prepared / "test.npz").unlink()
+    before = files(prepared)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    prepared.chmod(0o500)
+    try:
+        for _ in range(2):
+            again, was_decoded = read()
+            assert was_decoded
+            assert_same(again, first)
+    finally:
+        prepared.chmod(0o700)
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(prepared) == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_images_of_another_kind_are_damage(small_mnist, archives, tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.new("RGB", (28, 28)).save(file, "PNG")
+    monkeypatch.setattr(png, "encode", lambda image: file.getvalue())
+    with pytest.raises(UserError, match="what was written is not whole"):
+        tfds_builders.prepare(tfds_builders.create("mnist", str(tmp_path)), archives)
 
 
 def test_the_family_keeps_tfdss_names_and_urls():

@@ -288,8 +288,7 @@ def test_a_workdir_without_a_model_is_told_of(tmp_path):
         jaxmnist.load(tmp_path)
 
 
-def test_the_sample_never_stands_in_for_what_a_model_was_trained_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("requests.head", Mock(side_effect=requests.ConnectionError))
+def test_the_sample_never_stands_in_for_what_a_model_was_trained_on(no_network, tmp_path):
     config = get_config()
     config.data_dir = str(tmp_path)
     with pytest.raises(UserError, match=r"mnist is not in .*, and .* cannot be reached"):
