@@ -24,7 +24,9 @@ from jaxmnist.data.input_pipeline import put_on_device, to_float
 from jaxmnist.devices.sharding import Layout
 
 SAMPLE_DIR = Path(datasets.__file__).parent / datasets.SAMPLE
-LONGEST = ["test_distributed", "test_main", "test_sharding", "test_runs", "test_sweep"]
+# test_sharding is the very first: it makes JAX's devices anew, and arrays on the old ones, which
+# session fixtures may hold, cannot be used after that.
+LONGEST = ["test_sharding", "test_distributed", "test_main", "test_runs", "test_sweep"]
 
 
 def pytest_collection_modifyitems(items):
