@@ -26,7 +26,14 @@ from jaxmnist.devices.sharding import Layout
 SAMPLE_DIR = Path(datasets.__file__).parent / datasets.SAMPLE
 # test_sharding is the very first: it makes JAX's devices anew, and arrays on the old ones, which
 # session fixtures may hold, cannot be used after that.
-LONGEST = ["test_sharding", "test_distributed", "test_main", "test_runs", "test_sweep"]
+LONGEST = [
+    "test_sharding",
+    "test_distributed",
+    "test_main",
+    "test_train",
+    "test_seeds",
+    "test_sweep",
+]
 
 
 def pytest_collection_modifyitems(items):

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from jaxmnist import seeds, train
-from jaxmnist.data import datasets, tfds_builders
+from jaxmnist.data import tfds_builders
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
 from jaxmnist.record import results as results_lib

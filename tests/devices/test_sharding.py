@@ -10,12 +10,16 @@ import pytest
 from jax.extend.backend import clear_backends
 from jax.sharding import AbstractMesh
 
-from jaxmnist import train
+from jaxmnist import models
+from jaxmnist.compile import CompiledSteps, data_keys
 from jaxmnist.config import get_config
-from jaxmnist.data.input_pipeline import Data, ShuffledBatches, ordered_batches
+from jaxmnist.data.input_pipeline import Data, OrderedBatches, ShuffledBatches
+from jaxmnist.devices import tuning
+from jaxmnist.devices.cpu_layers import fastest_conv_pool
 from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
-from jaxmnist.train_step import create_train_state, data_keys
+from jaxmnist.models import create_model
+from jaxmnist.optimizers import create_optimizer
 from tests.test_main import RUN, records, results, wait_for_step
 
 COLLECTIVES = r" (all-\w+|reduce-scatter|collective-\w+)[.\w-]*\("
@@ -64,24 +68,17 @@ def small_config():
     return config
 
 
-def start(seeds=(0,), plain=False):
-    """What a training on all devices begins with: layout, examples, batches and state."""
-    layout = Layout.create(len(seeds))
-    examples = Data().load(small_config(), layout)[1][0]
+def start(seeds=(0,), layers=None):
+    """What a training on all devices begins with: the steps, the examples, batches and state.
+
+    `layers` is the function of the network's `ConvPool`; None: that of the devices.
+    """
+    layout, config = Layout.create(len(seeds)), small_config()
+    examples = Data().load(config, layout)[1][0]
     batches = ShuffledBatches(examples, data_keys(seeds, layout), 40, layout)
-    state = create_train_state(small_config(), 10, layout, seeds)
-    if plain:
-        state = state.replace(apply_fn=state.apply_fn.__self__.clone(conv_pool=None).apply)
-    return layout, examples, batches, state
-
-
-def lower_step(layout, state, batch, count=1):
-    """The program of a training step, or of `count` at once."""
-    return train.jit_train_step(count, layout).lower(state, batch)
-
-
-def lower_evaluation(layout, state, batch):
-    return train.jit_eval_step(layout).lower(state, batch)
+    model = create_model(config, 10, layers or fastest_conv_pool(layout))
+    steps = CompiledSteps(model, create_optimizer(config), layout)
+    return steps, examples, batches, steps.init(seeds)
 
 
 def collectives(compiled):
@@ -95,8 +92,8 @@ def train_20_steps(count):
     With dropout: another mask for a single example would show in the loss's third digit.
     """
     with devices(count):
-        layout, _, batches, state = start()
-        step_fn = lower_step(layout, state, batches(0)).compile()
+        steps, _, batches, state = start()
+        step_fn, layout = steps.train_step(40), steps.layout
         losses, digest = [], hashlib.sha256()
         for step in range(20):
             batch = batches(step)
@@ -129,23 +126,24 @@ def test_losses_agree_to_rounding_on_any_number_of_devices(on_one_device, count)
         ("plain", 1, range(1), {"seed": 1, "data": 4}, [10, 28, 28, 1], [10]),
         ("plain", 3, range(1), {"seed": 1, "data": 4}, [3, 10, 28, 28, 1], [10]),
         ("cpu", 1, range(2), {"seed": 2, "data": 2}, [1, 20, 28, 28, 1], [1, 10]),
-        ("plain", 2, range(6), {"seed": 2, "data": 2}, [2, 3, 20, 28, 28, 1], [3, 10]),
+        ("plain", 2, range(6), {"seed": 2, "data": 2}, [3, 2, 20, 28, 28, 1], [3, 10]),
         ("plain", 1, range(4), {"seed": 4, "data": 1}, [1, 40, 28, 28, 1], [1, 10]),
     ],
 )
-def test_devices_exchange_sums_alone(layers, count, seeds, mesh, images, bias):
+def test_devices_exchange_sums_alone(monkeypatch, layers, count, seeds, mesh, images, bias):
     """No device gathers another's examples or activations; runs are spread over devices first.
 
     On four devices: with the layers that accelerators have or a CPU's, `count` steps a call, and
     one run or several at once. `images` and `bias` are the shapes of a device's part.
     """
     with devices(4):
-        layout, examples, batches, state = start(seeds, plain=layers == "plain")
-        batch = batches(0, count if count > 1 else None)
-        step = lower_step(layout, state, batch, count).compile(FAST)
-        batch_of_all = next(ordered_batches(examples, 100, layout))
-        evaluation = lower_evaluation(layout, state, batch_of_all).compile(FAST)
-    assert dict(layout.mesh.shape) == mesh
+        steps, examples, batches, state = start(
+            seeds, models.conv_pool if layers == "plain" else None
+        )
+        monkeypatch.setattr(tuning, "compiler_options", lambda: FAST)
+        batch, step = batches(0, count), steps.train_step(40, count)
+        evaluation = steps.eval_step(OrderedBatches(examples, 100, steps.layout).batch_size)
+    assert dict(steps.layout.mesh.shape) == mesh
     for array, shape in ((batch["image"], images), (state.params["Dense_1"]["bias"], bias)):
         assert [*array.addressable_shards[0].data.shape] == shape
     # Metrics of runs on different devices are gathered, so that the host can read them.

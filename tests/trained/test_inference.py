@@ -8,11 +8,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import requests
 from PIL import ExifTags, Image, ImageOps
 
 import jaxmnist
