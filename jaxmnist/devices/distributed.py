@@ -22,16 +22,15 @@ from jaxmnist.errors import STDERR, STDOUT, UserError, at_end, first_line, warn
 
 T = TypeVar("T")
 
-# JAX takes a process for lost if it is silent for as long, as a slow one may be. Those that have
-# ended a `Watch` notices.
+# JAX takes a process for lost after that many seconds of silence. A slow one may be silent for
+# long; that a process has ended, `watch.Watch` notices at once.
 _SILENT_SECONDS = 1800
 _LOST = (
     "another process of this run ended or cannot be reached any more: its own output says why. "
     "The same command, started again on all, resumes the run"
 )
 _LAUNCHERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX")
-_watches: list[watch.Watch] = []  # One, once the others are met.
-_fails = threading.Event()
+_watches: list[watch.Watch] = []  # One, once this process has met the others.
 _ALONE = "--num_processes=1 lets each process train by itself"
 
 
@@ -43,11 +42,13 @@ def join(
 ) -> None:
     """Makes this process one of several, before JAX looks for devices.
 
+    Without the first three arguments JAX asks SLURM, Open MPI, Kubernetes or Cloud TPU for them;
+    where there is none of these, this process is alone.
+
     Args:
-      coordinator: "HOST:PORT" of process 0.
+      coordinator: the "HOST:PORT" of process 0.
       num_processes: how many there are; 1 is this one alone, whatever launched it.
-      process_id: which this is, from 0. Without these three, JAX finds out from SLURM, Open MPI,
-        Kubernetes or Cloud TPU, and where there is none of them this process is alone.
+      process_id: which this is, from 0.
       timeout: seconds to wait for the others.
 
     Raises:
@@ -61,11 +62,11 @@ def join(
             raise UserError("--coordinator, --num_processes and --process_id belong together.")
         rendezvous.check(coordinator, num_processes, process_id)
         rendezvous.meet(coordinator, num_processes, process_id, timeout)
-    # A signal is ours to handle: see hooks.Checkpoint.
+    # We handle signals ourselves: see hooks.Checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
     launched = told or any(name in os.environ for name in _LAUNCHERS)
     if launched:
-        _bequeath(f"the other processes did not come within {timeout:g} s; {_ALONE}.")
+        _if_aborted(f"the other processes did not come within {timeout:g} s; {_ALONE}.")
     try:
         jax.distributed.initialize(
             coordinator,
@@ -77,11 +78,11 @@ def join(
         )
     except (ValueError, RuntimeError) as e:
         if launched:
-            _bequeath("")
+            _if_aborted("")
         _check_that_alone(e, launched)
         return
     at_end.append(leave)
-    _bequeath(f"{_LOST}." if jax.process_count() > 1 else "")
+    _if_aborted(f"{_LOST}." if jax.process_count() > 1 else "")
     with explained():
         _hold_together(timeout)
 
@@ -112,16 +113,15 @@ def _hold_together(timeout: float) -> None:
 
 
 def _end() -> None:
-    """Ends this process, since another one has ended, unless it is about to do so itself."""
-    if not _fails.is_set():
-        _bequeath("")
-        warn(f"error: {_LOST}.")
-        STDOUT.flush()
-        os._exit(1)
+    """Ends this process, since another one has ended."""
+    _if_aborted("")
+    warn(f"error: {_LOST}.")
+    STDOUT.flush()
+    os._exit(1)
 
 
 def _check_that_alone(e: Exception, launched: bool) -> None:
-    """Raises UserError if what JAX says of its search means more than that there is nobody."""
+    """Raises UserError unless the error of JAX's search only means that this process is alone."""
     if isinstance(e, RuntimeError):
         if not launched and "before any JAX calls" in str(e):
             return  # A Python program that has computed already.
@@ -138,40 +138,44 @@ def _check_that_alone(e: Exception, launched: bool) -> None:
 
 
 def _is_alone() -> bool:
-    """Whether what JAX would find is one process, or no job of several."""
+    """Whether this process was launched as the only one, which JAX would not see."""
     env = os.environ
     if "1" in (env.get("SLURM_NTASKS"), env.get("OMPI_COMM_WORLD_SIZE")):
-        return True  # With all devices of its host, where JAX would take one.
+        return True  # JAX would give it one of its host's devices.
     return "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" not in env
 
 
 @functools.cache
-def _heir() -> subprocess.Popen:
-    """A process that repeats the last line that it got, unless it is empty, when we have ended."""
+def _successor() -> subprocess.Popen:
+    """A process that prints, when this one has ended, the last line that it was given."""
     script = 'while read -r line; do last=$line; done; [ -z "$last" ] || echo "error: $last" >&2'
     return subprocess.Popen(
         ["sh", "-c", script], stdin=subprocess.PIPE, encoding="utf-8", start_new_session=True
     )
 
 
-def _bequeath(words: str) -> None:
-    """What is to be said if JAX aborts this process, as it does where another one is lost."""
+def _if_aborted(words: str) -> None:
+    """Sets what is said if JAX aborts this process, as it does when another one is lost."""
     with contextlib.suppress(OSError, ValueError):  # It may be closed.
-        print(words, file=_heir().stdin, flush=True)
+        print(words, file=_successor().stdin, flush=True)
 
 
 def leave(status: int, words: str = "") -> None:
-    """At the end of the process: one that failed does not wait for the others, who miss it."""
+    """Ends this process' part in the run, at its end.
+
+    A process that failed says `words` and exits at once: the others notice, and end too.
+    """
     if not jax.distributed.is_initialized():
         return
     try:
-        if status:
-            _fails.set()
-        for each in [] if status else _watches:
-            each.done()
-        _bequeath("")
+        for each in _watches:
+            if status:
+                each.ignore()
+            else:
+                each.done()
+        _if_aborted("")
         with contextlib.suppress(OSError):
-            _heir().communicate()
+            _successor().communicate()
         if status:
             if threading.current_thread() is threading.main_thread():
                 # A launcher repeats its signal to those that are left.
@@ -179,7 +183,7 @@ def leave(status: int, words: str = "") -> None:
             print(words, end="", file=STDERR, flush=True)
             STDOUT.flush()
             for each in _watches if is_first() else []:
-                each.wait()  # JAX aborts them when process 0 ends.
+                each.wait(watch.GRACE_SECONDS)  # JAX aborts them when process 0 ends.
     finally:
         if status:
             os._exit(status)

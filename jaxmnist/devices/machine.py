@@ -23,7 +23,6 @@ _OPTIONS = {
     "jax_disable_most_optimizations": False,
     "jax_enable_custom_prng": False,
     "jax_enable_x64": False,
-    "jax_numpy_dtype_promotion": "standard",
     "jax_optimization_level": "UNKNOWN",
     "jax_random_seed_offset": 0,
     "jax_threefry_gpu_kernel_lowering": False,

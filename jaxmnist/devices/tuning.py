@@ -18,7 +18,7 @@ from jaxmnist.errors import UserError, first_line
 # Since 0.10.2 jaxlib gives convolutions to YNNPACK, which uses one core for them. This keeps it
 # for matrix products alone: on the plain layers a step takes 75 ms instead of 99 on two cores. On
 # cpu_layers, all products, it gains nothing, but keeps a young library to what we test.
-_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
 def check() -> None:
@@ -42,12 +42,12 @@ def compiler_options() -> dict[str, str]:
     if jax.default_backend() != "cpu":
         return {}
     try:
-        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
+        jax.jit(lambda: 0, compiler_options=CPU_OPTIONS).lower().compile()
     except jax.errors.JaxRuntimeError as e:
         if "No such compile option" not in str(e):
             raise
         return {}
-    return _CPU_OPTIONS
+    return CPU_OPTIONS
 
 
 def keep_freed_memory() -> None:

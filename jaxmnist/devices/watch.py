@@ -1,4 +1,4 @@
-"""Which processes of a run have ended: a slow one has not, however long it says nothing."""
+"""Which processes of a run have ended: one that is slow has not, however long it says nothing."""
 
 import contextlib
 import secrets
@@ -7,10 +7,12 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 
+from jaxmnist.devices import rendezvous
+
 # Time for the others to end by themselves: where all fail alike, each says why.
 GRACE_SECONDS = 10
 # A machine answers for its processes, also where they are stopped; one that does not is gone.
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPALIVE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _DONE = b"d"
 
 
@@ -22,16 +24,12 @@ class Desk:
     """
 
     def __init__(self):
-        both = socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if both else socket.AF_INET
-        self._server = socket.create_server(
-            ("", 0), family=family, dualstack_ipv6=both, backlog=4096
-        )
+        self._server = rendezvous.listen(0, backlog=4096)
         self._secret = secrets.token_hex(16)
         self.name = f"{self._server.getsockname()[1]} {self._secret}"
 
     def accept(self, count: int) -> list[socket.socket]:
-        """The connections of as many as have called already."""
+        """The connections of `count` processes, which have called already."""
         found: list[socket.socket] = []
         with self._server:
             while len(found) < count:
@@ -56,21 +54,22 @@ def call(host: str, name: str) -> socket.socket:
 
 
 class Watch:
-    """Calls `lost` some seconds after one of the others has ended without `done`, in a thread.
+    """A thread that notices when another process ends before it has said that it is done.
 
     The kernel closes a process' connections when it ends, at once and whatever the load.
 
     Args:
-      others: a connection to each.
-      lost: what to do then.
+      others: a connection to each of the other processes.
+      lost: called GRACE_SECONDS after one of them was lost.
     """
 
     def __init__(self, others: Sequence[socket.socket], lost: Callable[[], None]):
         self._others, self._lost = others, lost
+        self._ignores = threading.Event()
         for other in others:
             other.settimeout(None)
             other.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in _KEEPALIVE.items():
+            for name, value in KEEPALIVE.items():
                 if hasattr(socket, name):
                     other.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -82,9 +81,14 @@ class Watch:
             with contextlib.suppress(OSError):
                 other.sendall(_DONE)
 
-    def wait(self) -> None:
-        """Returns once all others have ended or are done, or after GRACE_SECONDS."""
-        self._thread.join(GRACE_SECONDS)
+    def ignore(self) -> None:
+        """From now on `lost` is not called, since this process is about to end itself."""
+        self._ignores.set()
+
+    def wait(self, seconds: int) -> bool:
+        """Waits until all others have ended or are done; returns whether they have."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -97,6 +101,10 @@ class Watch:
                     with contextlib.suppress(OSError):
                         said = key.data.recv(1)
                     if said != _DONE:
-                        timer = threading.Timer(GRACE_SECONDS, self._lost)
+                        timer = threading.Timer(GRACE_SECONDS, self._tell)
                         timer.daemon = True
                         timer.start()
+
+    def _tell(self) -> None:
+        if not self._ignores.is_set():
+            self._lost()

@@ -34,7 +34,7 @@ def test_convolutions_leave_ynnpack_on_a_cpu():
     options = tuning.compiler_options()
     if not options:
         with pytest.raises(jax.errors.JaxRuntimeError, match="No such compile option"):
-            jax.jit(lambda: 0, compiler_options=device._CPU_OPTIONS).lower().compile()
+            jax.jit(lambda: 0, compiler_options=tuning.CPU_OPTIONS).lower().compile()
         return
 
     def convolve(x, kernel):
@@ -50,7 +50,7 @@ def test_freed_memory_is_kept():
     """Large arrays that come and go fault their pages in once, not each time."""
     program = """
 import resource, sys, numpy as np
-from jaxmnist import device
+from jaxmnist.devices import tuning
 if sys.argv[1] == "keep":
     tuning.keep_freed_memory()
 np.ones(10_000_000)

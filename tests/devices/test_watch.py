@@ -8,20 +8,22 @@ import threading
 
 import pytest
 
-from jaxmnist.devices import distributed, watch
+from jaxmnist.devices import watch
 
-CALL = "import sys; from jaxmnist import watch; _ = watch.call(*sys.argv[1:]); sys.stdin.read()"
+CALL = """
+import sys
+from jaxmnist.devices import watch
+connection = watch.call(*sys.argv[1:])
+sys.stdin.read()
+"""
 
 
 class Watched(watch.Watch):
-    """Of the process at the other end of a connection, with its answers."""
+    """A watch on the process at the other end of a connection, which remembers its loss."""
 
     def __init__(self, other):
         self.has_lost = threading.Event()
         super().__init__([other], self.has_lost.set)
-
-    def is_over(self):
-        return not self._thread.is_alive()
 
 
 @pytest.fixture
@@ -49,24 +51,30 @@ def test_who_ends_is_lost(ends, monkeypatch):
     assert first.has_lost.wait(60)
 
 
-def test_who_is_done_and_ends_is_not_lost(ends, monkeypatch):
-    monkeypatch.setattr(watch, "GRACE_SECONDS", 60)
+def test_who_is_done_and_ends_is_not_lost(ends):
     first, second = map(Watched, ends)
     first.done()
-    second.wait()
-    assert second.is_over()
-    assert not first.is_over()
+    assert second.wait(60)
+    assert not first.wait(0)
     second.done()
     ends[1].close()
-    first.wait()
-    assert first.is_over()
+    assert first.wait(60)
+
+
+def test_who_fails_itself_is_not_told_of_others(ends, monkeypatch):
+    monkeypatch.setattr(watch, "GRACE_SECONDS", 0)
+    first = Watched(ends[0])
+    first.ignore()
+    ends[1].close()
+    assert first.wait(60)
+    assert not first.has_lost.wait(1)
 
 
 def test_who_is_stopped_is_waited_for_and_who_is_killed_is_not(desk, monkeypatch):
     """The kernel answers for a process that does not run, many times as often as may be missed."""
     monkeypatch.setattr(watch, "GRACE_SECONDS", 0)
-    for name in watch._KEEPALIVE:
-        monkeypatch.setitem(watch._KEEPALIVE, name, 1)
+    for name in watch.KEEPALIVE:
+        monkeypatch.setitem(watch.KEEPALIVE, name, 1)
     command = [sys.executable, "-c", CALL, "localhost", desk.name]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as other:
         (connection,) = desk.accept(1)
@@ -76,15 +84,3 @@ def test_who_is_stopped_is_waited_for_and_who_is_killed_is_not(desk, monkeypatch
             assert not first.has_lost.wait(5)
             other.kill()
             assert first.has_lost.wait(60)
-
-
-def test_who_fails_itself_is_not_ended(monkeypatch):
-    ended = []
-    monkeypatch.setattr(distributed.os, "_exit", ended.append)
-    monkeypatch.setattr(distributed, "_bequeath", lambda words: None)
-    monkeypatch.setattr(distributed, "_fails", threading.Event())
-    distributed._end()
-    assert ended == [1]
-    distributed._fails.set()
-    distributed._end()
-    assert ended == [1]
