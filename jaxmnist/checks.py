@@ -1,12 +1,13 @@
 """What a config may not be: each refusal says field, value and what is allowed."""
 
 import difflib
+import functools
 import math
 import os
 import re
 import runpy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -21,6 +22,23 @@ from jaxmnist.config import (
 )
 from jaxmnist.errors import UserError, first_line
 from jaxmnist.files import local_path
+
+if TYPE_CHECKING:
+    from jaxmnist.optimizers import Optimizer
+
+# Optimizers that optax has and a run cannot use, and why.
+_REFUSED_OPTIMIZERS = {
+    "contrib.dpsgd": "it needs the gradient of each example, and a run has that of their mean",
+    "contrib.schedule_free": "it wraps another optimizer, which no text can name: take "
+    "contrib.schedule_free_sgd or contrib.schedule_free_adamw",
+    "contrib.sophia": "it needs second derivatives of the loss, which a run does not give",
+    "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
+}
+# An optimizer may look at the number of axes and at their sizes: like the network's.
+_PARAMS = {
+    "Conv_0": {"kernel": (5, 5, 1, 32), "bias": (32,)},
+    "Dense_0": {"kernel": (3136, 1024), "bias": (1024,)},
+}
 
 
 def load(path: str | os.PathLike | None, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
@@ -92,7 +110,7 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
                 f"batch_size={config.batch_size} is not allowed: it must be at most {count:,}, "
                 f"the examples of {config.dataset}'s {config.train_split}."
             )
-    optimizers.create_optimizer(config)
+    _check_optimizer(optimizers.create_optimizer(config), config.optimizer)
 
 
 def check_types(config: ConfigDict) -> None:
@@ -157,3 +175,57 @@ def _parse(field: str, text: str) -> Any:
         raise UserError(
             f"{field}={text} is not allowed: it must be {TYPE_NAMES[wanted]}."
         ) from None
+
+
+def _check_optimizer(optimizer: "Optimizer", text: str) -> None:
+    """Raises UserError if a run cannot update with it, or cannot save and restore its state."""
+    refusal = _REFUSED_OPTIMIZERS.get(optimizer.name) or _refusal(optimizer)
+    if refusal:
+        raise UserError(f"optimizer={text!r} is not allowed: {refusal}.")
+
+
+@functools.lru_cache(maxsize=32)  # A config is checked several times before it is trained.
+def _refusal(optimizer: "Optimizer") -> str:
+    """Why a run cannot use an optimizer; "" if it can."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxmnist.optimizers import CONSTANT_RATE
+    from jaxmnist.record.network import describe_arrays
+
+    has_schedule = optimizer.decay != "constant" or optimizer.warmup_steps
+    if has_schedule and optimizer.name in CONSTANT_RATE:
+        return f"{optimizer.name} takes no schedule: set schedule=constant and warmup_steps=0"
+
+    def loss_fn(params):
+        return sum(jnp.sum(x) for x in jax.tree.leaves(params))
+
+    def step(params):
+        tx = optimizer.tx
+        before = tx.init(params)
+        value, grad = jax.value_and_grad(loss_fn)(params)
+        extra = {"value": value, "grad": grad, "value_fn": loss_fn}
+        updates, after = tx.update(grad, before, params, **extra)
+        return updates, before, after, optimizer.eval_params(after, params)
+
+    params = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32),
+        _PARAMS,
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    try:
+        if optimizer.averages and not optimizer.kwargs.get("b1", 0.9) > 0:
+            return "its b1 must be above 0"
+        updates, before, after, _ = jax.eval_shape(step, params)
+    except Exception as e:
+        return f"optax refuses it: {first_line(e)}"
+    if describe_arrays(updates) != describe_arrays(params):
+        return "its updates have other shapes than the parameters"
+    if describe_arrays(before) != describe_arrays(after):
+        return "its state changes its shape or type from step to step"
+    leaves = jax.tree.leaves(before)
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves):
+        return "its state holds a random key, which no checkpoint can hold"
+    if not all(leaf.size for leaf in leaves):
+        return "its state holds arrays of no elements, which no checkpoint can hold"
+    return ""

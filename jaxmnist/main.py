@@ -112,9 +112,9 @@ def _evaluate(args: argparse.Namespace, record: "Workdir", screen: Screen) -> No
     from jaxmnist import checks
     from jaxmnist.data.datasets import eval_name
     from jaxmnist.devices import distributed
-    from jaxmnist.evaluate import evaluate_checkpoints
     from jaxmnist.record import find_runs
     from jaxmnist.record.metrics import describe_evaluation
+    from jaxmnist.trained.checkpoint_evaluation import evaluate_checkpoints
 
     config = distributed.from_first(record.load_config)
     if config is None:

@@ -17,12 +17,13 @@ from jaxmnist.devices import distributed, machine, tuning
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path, write_json
-from jaxmnist.hooks import Evaluate, Histograms, Hooks, Mistakes, Profile, Stop, calls
+from jaxmnist.hooks import Evaluate, Hooks, Stop, calls
 from jaxmnist.record import results as results_lib
 from jaxmnist.record.journal import Journal, Session
 from jaxmnist.record.metrics import mean
 from jaxmnist.record.screen import Screen
 from jaxmnist.record.workdir import Run, Workdir
+from jaxmnist.tensorboard import Histograms, Mistakes, Profile
 from jaxmnist.train_step import TrainState, eval_step, train_step  # noqa: F401  Public here too.
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import optax
 import pytest
 
+from jaxmnist import checks
 from jaxmnist.config import get_config
 from jaxmnist.data import datasets
 from jaxmnist.devices.sharding import fetch
 from jaxmnist.errors import UserError
-from jaxmnist.optimizers import _optimizers, create_optimizer
+from jaxmnist.optimizers import create_optimizer, optimizers
 from jaxmnist.record.checkpoints import Checkpoints
 from jaxmnist.record.network import fingerprint
 from jaxmnist.record.workdir import Run, Workdir
@@ -23,6 +24,7 @@ def create(expression, learning_rate=0.1):
     """optax's transformation for an expression, at a constant rate."""
     config = get_config()
     config.update({"optimizer": expression, "learning_rate": learning_rate, "schedule": "constant"})
+    checks.check(config)
     return create_optimizer(config).tx
 
 
@@ -184,7 +186,7 @@ REFUSED = {
     "contrib.schedule_free": "it wraps another optimizer",
     "contrib.sophia": "it needs second derivatives of the loss",
 }
-TRIED = [*_optimizers(), 'adam(mu_dtype="bfloat16")', 'contrib.muon(mu_dtype="bfloat16")']
+TRIED = [*optimizers(), 'adam(mu_dtype="bfloat16")', 'contrib.muon(mu_dtype="bfloat16")']
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ from jaxmnist.data import datasets, tfds_builders
 from jaxmnist.data.input_pipeline import ShuffledBatches
 from jaxmnist.devices import machine
 from jaxmnist.errors import UserError
-from jaxmnist.evaluate import Evaluation, evaluate, evaluate_checkpoints
+from jaxmnist.evaluate import Evaluation, evaluate
 from jaxmnist.record import results as results_lib
 from jaxmnist.record.workdir import Workdir
 from jaxmnist.train_step import create_train_state
+from jaxmnist.trained.checkpoint_evaluation import evaluate_checkpoints
 from tests.conftest import content
 
 
@@ -261,7 +262,7 @@ def test_an_evaluation_that_is_not_finite_is_an_error(config, finished, monkeypa
         return Evaluation(bad, answers)
 
     monkeypatch.setattr(hooks, "evaluate", diverged)
-    monkeypatch.setattr("jaxmnist.evaluate.evaluate", diverged)
+    monkeypatch.setattr("jaxmnist.trained.checkpoint_evaluation.evaluate", diverged)
     for ask in (train.train_and_evaluate, evaluate_checkpoints):
         with pytest.raises(UserError, match="loss of the evaluation after step 6 is nan: lower"):
             ask(config, finished)
