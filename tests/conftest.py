@@ -22,6 +22,10 @@ from jaxmnist.config import get_config
 from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import put_on_device, to_float
 from jaxmnist.devices.sharding import Layout
+from jaxmnist.record.journal import Journal, Session
+from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Run, Workdir
+from jaxmnist.train_step import create_train_state
 
 SAMPLE_DIR = Path(datasets.__file__).parent / datasets.SAMPLE
 # test_sharding is the very first: it makes JAX's devices anew, and arrays on the old ones, which
@@ -86,6 +90,27 @@ def config(tmp_path):
     config.eval_every = 4
     config.checkpoint_every = 2
     return config
+
+
+@pytest.fixture
+def state(config):
+    """The state of the short run before its first step."""
+    return create_train_state(config)
+
+
+@pytest.fixture
+def run(config, tmp_path):
+    """The short run and its workdir."""
+    (tmp_path / "run").mkdir()
+    return Run(config, Workdir(tmp_path / "run"))
+
+
+@pytest.fixture
+def journal(run, layout, state):
+    """The journal of the short run, opened."""
+    with Journal([run], layout, Session(Screen(quiet=True))) as opened:
+        opened.restore(state)
+        yield opened
 
 
 @pytest.fixture(scope="session")

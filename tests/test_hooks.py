@@ -14,30 +14,8 @@ from jaxmnist.compile import compiled_steps
 from jaxmnist.data.input_pipeline import OrderedBatches
 from jaxmnist.errors import Interrupted
 from jaxmnist.evaluate import Evaluation
-from jaxmnist.record.journal import Journal, Session
-from jaxmnist.record.screen import Screen
-from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.tensorboard import Mistakes
-from jaxmnist.train_step import create_train_state
 from tests.conftest import read_events
-
-
-@pytest.fixture
-def state(config):
-    return create_train_state(config)
-
-
-@pytest.fixture
-def run(config, tmp_path):
-    (tmp_path / "run").mkdir()
-    return Run(config, Workdir(tmp_path / "run"))
-
-
-@pytest.fixture
-def journal(run, layout, state):
-    with Journal([run], layout, Session(Screen(quiet=True))) as opened:
-        opened.restore(state)
-        yield opened
 
 
 def checkpoints(run):

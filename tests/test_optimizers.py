@@ -224,7 +224,7 @@ def test_optimizers_without_a_schedule(name):
     for schedule, warmup_steps in (("cosine", 0), ("constant", 1)):
         config.schedule, config.warmup_steps = schedule, warmup_steps
         with pytest.raises(UserError, match=wanted):
-            create_optimizer(config)
+            checks.check(config)
 
 
 def test_polyak_sgd_tells_the_bound_of_its_learning_rate():

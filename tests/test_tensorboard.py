@@ -13,30 +13,8 @@ from PIL import Image
 import jaxmnist
 from jaxmnist import hooks, tensorboard, train
 from jaxmnist.errors import UserError
-from jaxmnist.record.journal import Journal, Session
-from jaxmnist.record.screen import Screen
-from jaxmnist.record.workdir import Run, Workdir
-from jaxmnist.train_step import create_train_state
 from jaxmnist.trained import mistakes
 from tests.conftest import read_events
-
-
-@pytest.fixture
-def state(config):
-    return create_train_state(config)
-
-
-@pytest.fixture
-def run(config, tmp_path):
-    (tmp_path / "run").mkdir()
-    return Run(config, Workdir(tmp_path / "run"))
-
-
-@pytest.fixture
-def journal(run, layout, state):
-    with Journal([run], layout, Session(Screen(quiet=True))) as opened:
-        opened.restore(state)
-        yield opened
 
 
 def of_tag(folder, tag):
