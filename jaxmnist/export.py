@@ -178,15 +178,12 @@ def to_onnx(model: "Model") -> bytes:
     x = node("Relu", x)
     x = node("Gemm", x, weight("dense1", last["kernel"]), weight("dense1_bias", last["bias"]))
     nodes[-1].output[0] = "logits"
+    info, types = helper.make_tensor_value_info, onnx.TensorProto
     graph = helper.make_graph(
         nodes,
         "jaxmnist",
-        [helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["batch", 28, 28, 1])],
-        [
-            helper.make_tensor_value_info(
-                "logits", onnx.TensorProto.FLOAT, ["batch", len(last["bias"])]
-            )
-        ],
+        [info("image", types.UINT8, ["batch", 28, 28, 1])],
+        [info("logits", types.FLOAT, ["batch", len(last["bias"])])],
         weights,
     )
     proto = helper.make_model(

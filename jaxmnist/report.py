@@ -185,7 +185,10 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
     """What the page says, beside its figures, as values of the template."""
     import numpy as np
 
+    from jaxmnist.config import get_config
     from jaxmnist.data import datasets
+    from jaxmnist.models import create_model
+    from jaxmnist.record.network import layer_table
     from jaxmnist.record.results import wilson_interval
     from jaxmnist.trained import figures
 
@@ -213,9 +216,9 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
         ),
         "comparison": _comparison(runs, facts) if len(runs) > 1 else [],
         "of_first": " Of the first run." if len(runs) > 1 else "",
-        "layers": _layers(first),
+        "layers": layer_table(create_model(first.config, len(first.class_names))),
         "starts": _starts(first),
-        "config": _config(first),
+        "default": get_config(),
         "environment": _environment(first),
     }
 
@@ -268,18 +271,6 @@ def _starts(analysis: "Analysis") -> list[tuple[str, str, str]]:
     return [row for row in rows if any(row[1:])]
 
 
-def _layers(analysis: "Analysis") -> list[tuple[str, str, str]]:
-    """The network's layers: name, shape of the output, parameters; and a row for their sum."""
-    from jaxmnist.models import create_model
-    from jaxmnist.record.network import layer_table
-
-    layers = layer_table(create_model(analysis.config, len(analysis.class_names)))
-    rows = [
-        (layer.name, "x".join(map(str, layer.shape)), f"{layer.parameters:,}") for layer in layers
-    ]
-    return [*rows, ("all", "", f"{sum(layer.parameters for layer in layers):,}")]
-
-
 def _facts(analysis: "Analysis") -> dict[str, str]:
     """The numbers at the top of the page, by their names."""
     seconds = max((r["seconds"] for r in analysis.records), default=0)
@@ -309,24 +300,13 @@ def _comparison(
     return rows
 
 
-def _config(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
-    """The config: field, value, and whether that is not the default."""
-    from jaxmnist.config import get_config
-
-    default = get_config()
-    return [
-        (field, analysis.config[field], analysis.config[field] != default[field])
-        for field in analysis.config
-    ]
-
-
-def _environment(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
-    """Where and how the run was trained, as rows of the same kind as the config's."""
+def _environment(analysis: "Analysis") -> dict[str, Any]:
+    """Where and how the run was trained."""
     results = analysis.results
     if results is None:
-        return [("not recorded", "the run has not finished, or went on since", False)]
+        return {"not recorded": "the run has not finished, or went on since"}
     peak = results["peak_memory_bytes"]
-    found = {
+    return {
         **results["device"],
         **results["versions"],
         "total time": f"{results['seconds']['total']:.0f} s",
@@ -334,7 +314,6 @@ def _environment(analysis: "Analysis") -> list[tuple[str, Any, bool]]:
         "num_parameters": f"{results['num_parameters']:,}",
         "params_sha256": results["params_sha256"],
     }
-    return [(name, value, False) for name, value in found.items()]
 
 
 if __name__ == "__main__":

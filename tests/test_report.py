@@ -118,6 +118,10 @@ def test_the_page_tells_of_the_run(written, model):
     assert " ".join(rows["started"]).split() == ["2026-02-03", "04:05", "UTC", *COMMAND.split()]
     assert rows["Conv_1"] == ["14x14x64", "51,264"]
     assert rows["all"] == ["3,274,634"]
+    changed = re.findall(
+        r'class="changed"><th scope="row">(\w+)<', (written[0] / "report.html").read_text()
+    )
+    assert set(changed) == {"dataset", "num_steps", "log_every", "eval_every"}
 
 
 def test_runs_are_compared(written):
