@@ -10,7 +10,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """What a user can mend; its message is one sentence: what is wrong, where, what to do."""
+    """An error that the user can fix: its message says what is wrong, where, and what to do."""
 
 
 class Interrupted(Exception):
@@ -29,8 +29,8 @@ def first_line(e: BaseException, *, with_type: bool = False) -> str:
     """The first line of an error's message; where it has none, the name of the error's type.
 
     Args:
-      e: an error of somebody else's.
-      with_type: whether the name of its type comes first.
+      e: an error, as a rule of another library.
+      with_type: whether the name of its type comes before the message.
     """
     name = type(e).__name__
     line = next((line.strip() for line in str(e).splitlines() if line.strip()), "")
@@ -38,10 +38,10 @@ def first_line(e: BaseException, *, with_type: bool = False) -> str:
 
 
 class Output:
-    """Standard output or standard error for what a run says beside its work.
+    """Standard output or standard error, for what a run says while it works.
 
-    It never raises: the record of a run is its workdir, so what cannot be encoded is replaced, and
-    what cannot be written, to a closed pipe or a full disk, is lost.
+    Nothing here raises, since the record of a run is its workdir: characters that the stream cannot
+    encode are replaced, and what cannot be written, to a closed pipe or a full disk, is lost.
 
     Attributes:
       has_lost: whether something could not be written.
@@ -77,14 +77,16 @@ class Output:
         return getattr(self._stream(), name)
 
 
-# Those that `sys` has now, as with `print`.
+# As with `print`, each use writes to what `sys.stdout` or `sys.stderr` is by then.
 STDOUT, STDERR = Output(lambda: sys.stdout), Output(lambda: sys.stderr)
 
 
 def say(text: str, *, wrap: bool = True) -> None:
-    """Prints a line of a run's on standard output; never raises.
+    """Prints a line on standard output; never raises.
 
-    A terminal would break it anywhere: with `wrap` it is broken between words.
+    Args:
+      text: the line.
+      wrap: whether to break it between words where a terminal is too narrow for it.
     """
     if wrap and STDOUT.isatty():
         width = shutil.get_terminal_size().columns
@@ -111,7 +113,7 @@ def _bytes_or_question_mark(e: UnicodeError) -> tuple[str | bytes, int]:
         return "?", e.start + 1
 
 
-# For a stream that people read: a file's name that is no text keeps its bytes, and a character
-# that the stream's encoding lacks becomes a question mark.
+# A codec's error handler for streams that people read: the bytes of a file name that is no text are
+# kept, and a character that the stream's encoding lacks becomes a question mark.
 REPLACE = "jaxmnist.replace"
 codecs.register_error(REPLACE, _bytes_or_question_mark)

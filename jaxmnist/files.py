@@ -31,13 +31,13 @@ def local_path(text: str | os.PathLike, what: str, *, as_pattern: bool = True) -
     """The path that a user wrote, "~" expanded; relative ones stay relative.
 
     Args:
-      text: what they wrote.
-      what: what it is, for the error: "--workdir", "data_dir".
-      as_pattern: whether orbax or tfds are to read there.
+      text: the path.
+      what: the flag or the field that it is the value of, for the error.
+      as_pattern: whether orbax or tfds will look for files there.
 
     Raises:
-      UserError: it is empty, a URL, has a "~" that means nothing here or, for `as_pattern`, is,
-        as an absolute path, one in which orbax or tfds would not find their own files.
+      UserError: the path is empty or a URL, its home folder does not exist or, with `as_pattern`,
+        orbax or tfds would not find their own files in it.
     """
     text = os.fspath(text)
     if not text:
@@ -62,18 +62,19 @@ def local_path(text: str | os.PathLike, what: str, *, as_pattern: bool = True) -
 
 @contextlib.contextmanager
 def lock(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
-    """Holds a lock file, which tells whose it is, and leaves none behind that was not there.
+    """Holds a lock file, which names this process; deletes it at the end if it was not there.
 
-    Where the file system has no flock, that the file exists is the lock: one that a killed
-    process left is not taken over, since nobody can tell whether that process has ended.
+    Where the file system has no flock, the file's existence is the lock. There the file of a killed
+    process is not taken over, since nobody can tell whether that process has ended.
 
     Args:
-      path: of the file, in a folder that exists.
-      busy: what is said if another process holds it, such as "another process is training in DIR".
-      wait: whether to wait for it then.
+      path: the file, in a folder that exists.
+      busy: what another process does while it holds the lock, for the error, such as "another
+        process is training in DIR".
+      wait: whether to wait for that process.
 
     Raises:
-      UserError: another process holds it. It says which, since when, and what to do.
+      UserError: another process holds it. The message says which, since when, and what to do.
       OSError: the file cannot be written.
     """
     told = False
@@ -95,7 +96,7 @@ def lock(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
     since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
     owner = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
     try:
-        with contextlib.suppress(OSError):  # It is there for others to read, no more.
+        with contextlib.suppress(OSError):  # The lock holds without these words.
             os.ftruncate(fd, 0)
             os.write(fd, json.dumps(owner).encode())
         yield
@@ -103,7 +104,7 @@ def lock(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):
             if not is_new:
                 os.ftruncate(fd, 0)
-            elif fcntl is not None:  # While it is ours, so that nobody else's is deleted.
+            elif fcntl is not None:  # Before it is released, and might be another process'.
                 path.unlink(missing_ok=True)
         os.close(fd)
         if fcntl is None:  # Windows deletes no open file.
@@ -111,7 +112,7 @@ def lock(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
 
 
 def _try_lock(path: Path) -> tuple[int, bool]:
-    """A lock file that is now this process', open, and whether it is new.
+    """Locks a file, made if need be; returns its descriptor, and whether it is new.
 
     Raises:
       BlockingIOError: another process holds it.
@@ -130,7 +131,7 @@ def _try_lock(path: Path) -> tuple[int, bool]:
         try:
             if fcntl is not None:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_nlink:  # Else its owner released it, and with it the name.
+            if os.fstat(fd).st_nlink:  # Else its owner has deleted it meanwhile.
                 return fd, is_new
         except OSError as e:
             if e.errno in _NO_FLOCK:
@@ -162,7 +163,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _owner(path: Path) -> str:
-    """Whose a lock file is, as far as it tells."""
+    """What a lock file says of the process that holds it, for a message."""
     try:
         owner = json.loads(path.read_text(encoding="utf-8"))
         return f" (process {owner['pid']} on {owner['host']}, since {owner['since']})"

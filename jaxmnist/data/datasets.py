@@ -36,13 +36,13 @@ class Split:
         return len(self.labels)
 
     def upright(self, preparation: pictures.Preparation) -> "Split":
-        """The same with its images as a person sees them."""
+        """The same split, with its images as a person sees them."""
         return Split(pictures.swap(self.images, preparation), self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The splits that a run asked for, in its order, and the name of what they come from."""
+    """The splits that a run asked for, in that order, and the name of the dataset."""
 
     name: str
     num_classes: int
@@ -64,9 +64,10 @@ def class_names(name: str) -> list[str]:
 def preparation(name: str) -> pictures.Preparation:
     """How a picture becomes an input of a network that was trained on a dataset.
 
-    As the papers of the datasets say that theirs were made: MNIST's (LeCun et al. 1998, section
-    III.A), Fashion-MNIST's (Xiao et al. 2017, section 2) and EMNIST's (Cohen et al. 2017, figure
-    1), whose published arrays have swapped axes. KMNIST's characters fill their images.
+    It is done as the papers say that the images of the datasets were made: MNIST's (LeCun et al.
+    1998, section III.A), Fashion-MNIST's (Xiao et al. 2017, section 2) and EMNIST's (Cohen et al.
+    2017, figure 1), whose published arrays have swapped axes. KMNIST's characters fill their
+    images.
     """
     dataset, _, variant = name.partition("/")
     strokes = {"method": "strokes", "box": 20, "centre": "mass", "swap_axes": False}
@@ -95,9 +96,9 @@ def load(
       name: one of `names()`.
       splits: in tfds's syntax.
       data_dir: tfds's folder; None is its default.
-      allow_sample: whether the bundled sample stands in for an "mnist" that is neither
-        prepared in tfds's default folder nor reachable. The result's name tells, and so does a
-        warning. Where a folder was named, it never does.
+      allow_sample: whether the bundled sample, with a warning, may stand in for an "mnist" that is
+        neither prepared in tfds's default folder nor can be reached. The result has its name. It
+        never stands in for what should be in a `data_dir`.
 
     Raises:
       UserError: no such split, or no data: how to get it.
@@ -126,7 +127,7 @@ def load(
 
 
 def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
-    """What a split in tfds's syntax names: [(base split, first example, end)].
+    """The parts of a split in tfds's syntax: [(base split, first example, end)].
 
     Raises:
       UserError: no such split, or an empty one.

@@ -1,9 +1,9 @@
 """tfds builders of the MNIST family that need no TensorFlow, and what they prepare.
 
 The classes keep the name, version, features, URLs and checksums of tfds's own, so that
-`tfds.load` reads what they write, and they read what it wrote. Only what needs TensorFlow in
-tfds's `_split_generators` and `_generate_examples` is done otherwise: gzip for its extractor,
-PNG bytes for its encoder.
+`tfds.load` reads what they write, and they read what it wrote. They replace the two methods for
+which tfds needs TensorFlow: `_split_generators`, which unpacks archives, and `_generate_examples`,
+which encodes images.
 """
 
 import contextlib
@@ -60,7 +60,7 @@ class Builder(catalogue.MNIST, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
-        # It asks tfds's bucket, which tfds has switched off, and leaves an empty folder each time.
+        # It would ask tfds's bucket, which is switched off, and leave an empty folder each time.
         info.initialize_from_bucket = lambda: None
         return info
 
@@ -74,7 +74,7 @@ class Builder(catalogue.MNIST, skip_registration=True):
             yield i, {"image": io.BytesIO(png.encode(image)), "label": int(label)}
 
     def stem(self, split: str, kind: str) -> str:
-        """An archive's name; `kind` is one of KINDS."""
+        """The name of an archive without ".gz"; `kind` is one of KINDS."""
         return f"{self.prefix[split]}-{kind}-ubyte"
 
     def read_archives(self, source_dir: Path) -> Arrays:
@@ -131,7 +131,7 @@ class Builder(catalogue.MNIST, skip_registration=True):
         return arrays
 
     def urls(self) -> list[str]:
-        """What a download fetches."""
+        """The URLs of what a download fetches."""
         return [f"{self.URL}{self.stem(s, k)}.gz" for s in SPLITS for k in KINDS]
 
     def _fetch(self, dl_manager) -> Arrays:

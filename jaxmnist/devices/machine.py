@@ -1,4 +1,4 @@
-"""What computes: the device, its processor, the versions and options; for the record of a run."""
+"""What a run is computed with, for its record: device, processor, versions and options."""
 
 import os
 import platform
@@ -45,7 +45,7 @@ def describe() -> dict[str, str | int]:
 
 
 def options() -> dict[str, bool | int | str | None]:
-    """What can change a result and is not as JAX has it by default: options, and variables."""
+    """What can change a result: JAX's options that are not at their defaults, and variables."""
     found = {name: jax.config.values.get(name, default) for name, default in _OPTIONS.items()}
     return {
         **{name: value for name, value in found.items() if value != _OPTIONS[name]},
@@ -71,7 +71,7 @@ def versions() -> dict[str, str]:
 
 
 def command_line() -> str | None:
-    """The command of ours that this process is, as it was typed; None in any other program."""
+    """The command line of this process, if it is one of our commands; None in other programs."""
     script, args = Path(sys.argv[0]), sys.argv[1:]
     if script.parent == Path(__file__).parents[1]:
         module = "jaxmnist" if script.stem == "__main__" else f"jaxmnist.{script.stem}"
@@ -100,7 +100,11 @@ def processor() -> str:
 
 
 def cpuinfo(name: str) -> str | None:
-    """What Linux says of the first core."""
+    """A field of the first core in Linux's /proc/cpuinfo; None elsewhere.
+
+    Args:
+      name: the field, as a regular expression.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

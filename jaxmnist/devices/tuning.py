@@ -1,4 +1,4 @@
-"""What is tuned for the device: how XLA compiles, and what is kept in memory and on disk."""
+"""What makes runs faster on a device: XLA's options, kept memory, and kept compiled programs."""
 
 import contextlib
 import ctypes
@@ -15,9 +15,9 @@ import platformdirs
 from jaxmnist.devices import machine
 from jaxmnist.errors import UserError, first_line
 
-# Since 0.10.2 jaxlib gives convolutions to YNNPACK, which uses one core for them. This keeps it
-# for matrix products alone: on the plain layers a step takes 75 ms instead of 99 on two cores. On
-# cpu_layers, all products, it gains nothing, but keeps a young library to what we test.
+# Since 0.10.2 jaxlib gives convolutions to YNNPACK, which uses one core for them. With this option
+# YNNPACK gets matrix products only: a step of the plain layers takes 75 ms instead of 99 on two
+# cores. cpu_layers, which is all products, gains nothing from it.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 
@@ -67,7 +67,7 @@ def keep_freed_memory() -> None:
 def cache_compilations() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX was told where to.
 
-    One folder a processor: what was compiled for another may not run on this one.
+    Each kind of processor has a folder: what was compiled for one may not run on another.
     """
     check()
     if jax.config.values["jax_compilation_cache_dir"]:

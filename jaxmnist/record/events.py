@@ -32,10 +32,10 @@ _DIFFERS = b"\x38\x01"
 
 
 class EventFile:
-    """A TensorBoard event file for a run that goes on from `step`.
+    """A TensorBoard event file of a run that starts at `step`.
 
-    Written at once, in tensorboardX's format: its own writer is a thread, in which a full disk
-    is a stack trace.
+    Everything is written at once. tensorboardX's own writer is a thread, in which a full disk ends
+    in a stack trace, so only its parts are used.
     """
 
     def __init__(self, folder: Path, step: int):
@@ -47,20 +47,20 @@ class EventFile:
             self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Scalars, by their tags."""
+        """Writes scalars, by their tags."""
         self._write(
             *(Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()),
             step=step,
         )
 
     def write_image(self, step: int, tag: str, png: bytes) -> None:
-        """A PNG file."""
+        """Writes an image, a PNG file."""
         width, height = Image.open(io.BytesIO(png)).size
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
         self._write(Summary.Value(tag=tag, image=image), step=step)
 
     def write_histogram(self, step: int, tag: str, values: Float[np.ndarray, "..."]) -> None:
-        """How values, all finite, are distributed."""
+        """Writes a histogram of values, which are all finite."""
         histogram = make_histogram(values.astype(float), _HISTOGRAM_BINS)
         self._write(Summary.Value(tag=tag, histo=histogram), step=step)
 
@@ -70,13 +70,13 @@ class EventFile:
         first: Collection[str] = (),
         metrics: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """A finished run's hyperparameters, for the HParams tab.
+        """Writes the hyperparameters of a finished run, for the HParams tab.
 
         Args:
-          hparams: by name.
+          hparams: the hyperparameters, by name.
           first: the names of those to show before the others.
-          metrics: (folder, tag) of those to show beside them, from the event files in the folders
-            of this file's folder.
+          metrics: the scalars to show beside them, as (folder, tag): the folder, in this file's
+            folder, of the event files that hold them, and their tag.
         """
         start, done = SessionStartInfo(), SessionEndInfo(status=Status.STATUS_SUCCESS)
         experiment = Experiment()

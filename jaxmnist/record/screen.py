@@ -1,4 +1,4 @@
-"""What a run shows while it works: on a terminal a line that moves, elsewhere plain lines."""
+"""What a run shows while it works: on a terminal a progress line, elsewhere plain lines."""
 
 import collections
 import os
@@ -13,19 +13,19 @@ from jaxmnist.errors import STDOUT, Output, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-_PER_SECOND = 4  # How often the line is drawn; a thread does it, and no step waits for it.
+_PER_SECOND = 4  # How often a thread draws the line; no step waits for it.
 _BAR = range(8, 41)  # Columns.
 
 
 class Screen:
-    """Standard output while one run, or one after the other, works. Nothing here ever fails.
+    """Standard output while runs work, one after the other. Its methods never raise.
 
-    On a terminal the last line tells what is being done, from `open` to `close`: a phase and its
-    seconds, then the steps. Elsewhere (a pipe, a notebook, TERM=dumb) there are lines alone.
+    On a terminal the last line shows progress from `open` to `close`: first what is being done and
+    for how long, then the steps. Elsewhere (a pipe, a notebook, TERM=dumb) lines are all there is.
 
     Attributes:
-      step: of the run, as the line shows it.
-      quiet: whether to show nothing, as processes other than the first do.
+      step: the last step that the device is known to have done.
+      quiet: whether to show nothing, as in every process but the first.
     """
 
     _open: "Screen | None" = None
@@ -41,7 +41,7 @@ class Screen:
         self._console: Any = None
 
     def open(self) -> None:
-        """Begins to draw, where standard output is a terminal that can."""
+        """Shows the progress line, if standard output is a terminal that can."""
         dumb = os.environ.get("TERM", "dumb") in ("dumb", "unknown")
         if self.quiet or self._live is not None or dumb or not STDOUT.isatty():
             return
@@ -68,14 +68,14 @@ class Screen:
         self._console.show_cursor(True)  # A process that is killed would leave it hidden.
 
     def close(self) -> None:
-        """Takes the line away; what comes later is printed as usual."""
+        """Removes the progress line; what comes later is printed as usual."""
         if self._live is not None:
             self._live.stop()
             self._live = Screen._open = None
 
     @classmethod
     def close_open(cls) -> None:
-        """Takes away the line that there is, where a signal's handler speaks."""
+        """Removes the progress line, whoever shows it, for a signal's handler to print."""
         if cls._open is not None:
             cls._open.close()
 
@@ -88,7 +88,7 @@ class Screen:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Within, the line says what is done, such as "compiling", and for how long by now."""
+        """Shows what is being done within, such as "compiling", and for how long already."""
         before = self._phase, self._since
         self._phase, self._since = name, time.monotonic()
         try:
@@ -97,15 +97,16 @@ class Screen:
             self._phase, self._since = before
 
     def start(self, num_steps: int, step: int) -> None:
-        """From now on steps are taken, after `step`, to `num_steps`."""
+        """Shows a run that is at `step` of `num_steps`."""
         self.step, self._num_steps, self._metrics = step, num_steps, {}
         self._taken.clear()
         self._phase = ""
 
     def take(self, step: int, result: Any) -> None:
-        """A step was given to the device; it is done once `result`, a jax.Array, is ready.
+        """Notes that a step was given to the device.
 
-        That is looked at when the line is drawn, so a step never waits for it.
+        It is done when `result`, a jax.Array, is ready. The thread that draws the line looks at
+        that, so no step waits for it.
         """
         if self._live is not None:
             self._taken.append((step, result))
@@ -117,7 +118,7 @@ class Screen:
             say("  ".join([f"step {step}/{self._num_steps}", *self._words(step)]))
 
     def line(self, text: str) -> None:
-        """Prints a line, above the one that moves if there is one."""
+        """Prints a line, above the progress line if there is one."""
         if not self.quiet:
             say(text)
 
@@ -134,7 +135,7 @@ class Screen:
         ]
 
     def _render(self) -> "Table":
-        """The line, of what fits in the terminal's width: never cut within a word or a number."""
+        """The progress line: as many whole words as fit in the terminal's width."""
         from rich.progress_bar import ProgressBar
         from rich.spinner import Spinner
         from rich.table import Table
@@ -149,7 +150,7 @@ class Screen:
         words = [phase] if phase else []
         if total:
             words = [f"{step}/{total}", *(words or self._words(step)), f"{100 * step // total} %"]
-        room = console.width - 3  # Less the spinner, and the last column, where terminals wrap.
+        room = console.width - 3  # The spinner takes two; in the last one terminals wrap.
         shown: list[str] = []
         for word in words:
             if sum(len(each) + 2 for each in [*shown, word]) <= room:
