@@ -1,6 +1,7 @@
 """What tests share: the bundled sample, small configs, and the commands as real processes."""
 
 import errno
+import functools
 import io
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import filelock
 import jax
 import numpy as np
+import optax
 import pytest
 import requests
 from tensorboardX.proto import event_pb2
@@ -38,6 +40,19 @@ LONGEST = [
     "test_seeds",
     "test_sweep",
 ]
+
+# Tests in which Flax or optax computes with arrays of two types.
+MIXED_TYPES = {
+    # A layer's parameters are float32 where its input is float64,
+    "test_gradient_agrees_with_finite_differences",
+    "test_the_whole_network_has_the_plain_one_s_gradients",
+    # or bfloat16.
+    "test_bfloat16_trains_float32_parameters",
+    "test_bfloat16_gives_float32_logits_near_those_of_float32",
+    "test_products_in_bfloat16_are_exported_in_float32",
+    # Some optimizers count in int32, or keep averages of gradients in bfloat16.
+    "test_every_optimizer_of_optax_works_or_is_refused",
+}
 
 
 def pytest_collection_modifyitems(items):
@@ -73,6 +88,38 @@ def _compiled_once(once):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _strict_types():
+    """An operation on arrays of two types is an error, except in optax."""
+
+    def allowed(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            with jax.numpy_dtype_promotion("standard"):
+                found = function(*args, **kwargs)
+            return allowed(found) if callable(found) else found
+
+        return call
+
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    with pytest.MonkeyPatch.context() as patch:
+        # These two compute with a float and the int32 number of steps.
+        for module, name in ((optax, "cosine_decay_schedule"), (optax.tree, "bias_correction")):
+            patch.setattr(module, name, allowed(getattr(module, name)))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _mixed_types(request):
+    """Allows what `_strict_types` does not in the tests of MIXED_TYPES."""
+    if getattr(request.node, "originalname", None) not in MIXED_TYPES:
+        yield
+        return
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.fixture
