@@ -10,7 +10,7 @@ _FOLDERS = {
     "data": ("datasets", "idx", "input_pipeline"),
     "devices": ("cpu_layers", "distributed", "rendezvous", "sharding", "watch"),
     "record": ("checkpoints", "events", "results", "screen", "workdir"),
-    "trained": ("analysis", "figures", "inference", "mistakes", "pictures", "themes"),
+    "trained": ("analysis", "figures", "inference", "mistakes", "pictures"),
 }
 MOVED = {f"jaxmnist.{n}": f"jaxmnist.{to}.{n}" for to, names in _FOLDERS.items() for n in names} | {
     "jaxmnist.builders": "jaxmnist.data.tfds_builders",
@@ -18,6 +18,7 @@ MOVED = {f"jaxmnist.{n}": f"jaxmnist.{to}.{n}" for to, names in _FOLDERS.items()
     "jaxmnist.logs": "jaxmnist.record.metrics",
     "jaxmnist.records": "jaxmnist.record.journal",
     "jaxmnist.runs": "jaxmnist.train",
+    "jaxmnist.themes": "jaxmnist.trained.figures",
     "jaxmnist.train_state": "jaxmnist.train_step",
 }
 

@@ -160,6 +160,14 @@ def journal(run, layout, state):
         yield opened
 
 
+@pytest.fixture
+def finished(once, config, tmp_path):
+    """A workdir of a finished run of `config`, of one's own."""
+    config.data_dir = "not needed"
+    shared = once("finished", lambda folder: train.train_and_evaluate(config, folder))
+    return shutil.copytree(shared, tmp_path / "finished")
+
+
 @pytest.fixture(scope="session")
 def sample():
     """The sample's train and test splits on the device."""

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from jaxmnist import config as config_lib
-from jaxmnist import runs
+from jaxmnist import train
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -183,7 +183,7 @@ def interpreter():
 
 def test_the_python_runs(folder, monkeypatch, capsys):
     """As it stands, with 4 steps on the sample; Weights & Biases is played by a module."""
-    train_and_evaluate, logged = runs.train_and_evaluate, []
+    train_and_evaluate, logged = train.train_and_evaluate, []
 
     def short(config, *args, **kwargs):
         config = config.copy_and_resolve_references()

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from jaxmnist import config as config_lib
-from jaxmnist import models, runs, sweep
+from jaxmnist import models, sweep, train
 from jaxmnist.data import tfds_builders
 from jaxmnist.errors import UserError
 from jaxmnist.record.workdir import Workdir
@@ -134,7 +134,7 @@ def test_several_seeds_of_each(tmp_path, capsys):
 def test_a_finished_run_of_another_network_is_in_no_table(tmp_path, monkeypatch, capsys):
     assert run(tmp_path, "--sweep.seed=0") == 0
     other = functools.partial(models.CNN, features=(16, 32))
-    monkeypatch.setattr("jaxmnist.train_step.CNN", other)
+    monkeypatch.setattr("jaxmnist.models.CNN", other)
     assert run(tmp_path, "--sweep.seed=0") == 1
     assert "holds a run of another network: Conv_0/bias" in rows(tmp_path)[0]["failed"]
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_printed_is_no_failure_of_a_run(tmp_path, monkeypatch):
     metrics = {name: {"mean": 0.5, "std": 0.1, "each": [0.4, 0.6]} for name in ("accuracy", "loss")}
     results = {"dataset": {"name": "mnist_sample"}, "seeds": [0, 1], "step": 4}
     results |= {"validation": metrics, "seconds": {"total": 1.0}}
-    monkeypatch.setattr(runs, "train_and_evaluate", lambda *args: results)
+    monkeypatch.setattr(train, "train_and_evaluate", lambda *args: results)
     monkeypatch.setattr(sys, "stdout", unwritable())
     assert run(tmp_path, "--sweep.seed=0,2", "--config.num_seeds=2") == 0
     assert [row["failed"] for row in rows(tmp_path)] == ["", ""]
@@ -224,7 +224,7 @@ def started(monkeypatch):
         where["seconds"] = {"total": 1.0}
         return {"validation": metrics, "step": config.num_steps, **where}
 
-    monkeypatch.setattr("jaxmnist.runs.train_and_evaluate", start)
+    monkeypatch.setattr("jaxmnist.train.train_and_evaluate", start)
     return configs
 
 
@@ -247,7 +247,7 @@ def test_what_is_refused_is_a_row_among_others(started, tmp_path, capsys):
     ],
 )
 def test_the_reason_of_a_failure(error, reason, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "train_and_evaluate", Mock(side_effect=error))
+    monkeypatch.setattr(train, "train_and_evaluate", Mock(side_effect=error))
     assert run(tmp_path, "--sweep.seed=0") == 1
     assert [row["failed"] for row in rows(tmp_path)] == [reason]
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 import jaxmnist
 from jaxmnist import hooks, tensorboard, train
+from jaxmnist.data.datasets import Split
 from jaxmnist.errors import UserError
 from jaxmnist.trained import mistakes
 from tests.conftest import read_events
@@ -126,3 +127,22 @@ def test_steps_that_there_are_not_are_refused(config, tmp_path, steps):
     with pytest.raises(UserError, match=rf"^profile_steps='?{steps}'? is not allowed: it must "):
         train.train_and_evaluate(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_are_shown_as_a_person_sees_them(config, journal, test_split, monkeypatch):
+    shown = []
+    png = io.BytesIO()
+    Image.new("L", (1, 1)).save(png, "PNG")
+
+    def grid(split, *args, **kwargs):
+        shown.append(split)
+        return png.getvalue()
+
+    monkeypatch.setattr(mistakes, "grid", grid)
+    swapped = Split(test_split.images.swapaxes(1, 2), test_split.labels)
+    for config.dataset, split in (("emnist/digits", swapped), ("mnist", test_split)):
+        answers = {"classes": split.labels, "confidence": np.ones(len(split), np.float32)}
+        tensorboard.Mistakes(config, split, journal)(1, answers)
+    assert len(shown) == 2
+    for split in shown:
+        np.testing.assert_array_equal(split.images, test_split.images)

@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 import jaxmnist
-from jaxmnist import predict, runs
+from jaxmnist import predict
 from jaxmnist.config import get_config
 from jaxmnist.data import datasets
 from jaxmnist.devices.sharding import Layout
@@ -291,5 +291,3 @@ def test_the_sample_never_stands_in_for_what_a_model_was_trained_on(no_network, 
     config.data_dir = str(tmp_path)
     with pytest.raises(UserError, match=r"mnist is not in .*, and .* cannot be reached"):
         inference.load_evaluation(config)
-    with pytest.raises(UserError, match=r"mnist is not in .*, and .* cannot be reached"):
-        runs.evaluate_checkpoints(config, tmp_path)

@@ -1,18 +1,11 @@
 """The most confident mistakes, and the picture of them."""
 
 import io
-from unittest.mock import Mock
 
 import numpy as np
 from PIL import Image
 
-from jaxmnist import tensorboard
-from jaxmnist.config import get_config
 from jaxmnist.data.datasets import Split
-from jaxmnist.devices.sharding import Layout
-from jaxmnist.record.events import EventFile
-from jaxmnist.record.journal import Records
-from jaxmnist.train_step import TrainState
 from jaxmnist.trained import mistakes
 
 NAMES = [str(digit) for digit in range(10)]
@@ -66,21 +59,6 @@ def test_colours_and_no_mistakes(test_split):
     picture = _open(data)
     assert picture[0, 0] == 34  # The grey of #202224.
     assert picture.max() > 200
-
-
-def test_tensorboard_gets_them_as_a_person_sees_them(test_split, monkeypatch):
-    shown = []
-    monkeypatch.setattr(mistakes, "grid", lambda split, *args, **kwargs: shown.append(split) or b"")
-    config, layout = get_config(), Layout.create()
-    records = Mock(Records)
-    records.events.return_value = [Mock(EventFile)]
-    swapped = Split(test_split.images.swapaxes(1, 2), test_split.labels)
-    for config.dataset, split in (("emnist/digits", swapped), ("mnist", test_split)):
-        show = tensorboard.Show(config, split, records, layout)
-        show(1, Mock(TrainState), {"classes": split.labels, "confidence": np.ones(len(split))})
-    for split in shown:
-        np.testing.assert_array_equal(split.images, test_split.images)
-    assert len(shown) == 2
 
 
 def _open(data):
