@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 _FOLDERS = {
-    "data": ("datasets", "idx", "input_pipeline"),
+    "data": ("datasets", "idx", "input_pipeline", "png"),
     "devices": ("cpu_layers", "distributed", "rendezvous", "sharding", "watch"),
     "record": ("checkpoints", "events", "results", "screen", "workdir"),
     "trained": ("analysis", "figures", "inference", "mistakes", "pictures"),

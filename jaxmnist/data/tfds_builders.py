@@ -28,7 +28,7 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import mnist as catalogue
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jaxmnist.data import idx
+from jaxmnist.data import idx, png
 from jaxmnist.errors import STDERR, UserError, first_line
 from jaxmnist.files import local_path, lock, write_bytes
 
@@ -71,7 +71,7 @@ class Builder(catalogue.MNIST, skip_registration=True):
     def _generate_examples(self, images, labels) -> Iterator[tuple[int, dict[str, Any]]]:
         # tfds orders a split by a hash of its keys: the same keys give the same order.
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-            yield i, {"image": _png_file(image), "label": int(label)}
+            yield i, {"image": io.BytesIO(png.encode(image)), "label": int(label)}
 
     def stem(self, split: str, kind: str) -> str:
         """The name of an archive without ".gz"; `kind` is one of KINDS."""
@@ -374,7 +374,7 @@ def _decode(builder: Builder, split: str) -> tuple[np.ndarray, np.ndarray]:
     source = builder.as_data_source(split, deserialize_method=raw)
     records = source.__getitems__(range(len(source)))
     features = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
-    images = np.stack([_grey_image(f["image"].bytes_list.value[0]) for f in features])
+    images = np.stack([png.decode(f["image"].bytes_list.value[0]) for f in features])
     return images, np.array([f["label"].int64_list.value[0] for f in features], np.int64)
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -255,27 +254,6 @@ def test_what_jax_raises_of_a_lost_process_is_explained(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 1)
     with pytest.raises(ValueError, match="UNKNOWN: ours"), distributed.explained():
         raise ValueError("UNKNOWN: ours")
-
-
-def test_a_port_that_is_taken():
-    with socket.create_server(("", 0)) as server:
-        address = f"localhost:{server.getsockname()[1]}"
-        with pytest.raises(UserError, match=r"port \d+ cannot be opened \(Address already in use"):
-            distributed.join(address, 2, 0, timeout=1.0)
-
-
-@pytest.mark.parametrize(
-    ("others", "sentence"),
-    [
-        ([(3, 1), (3, 1)], "two processes have --process_id=1."),
-        ([(2, 1)], "--num_processes=2 in one process, 3 in another."),
-    ],
-)
-def test_two_processes_of_one_number_and_two_numbers_of_processes(others, sentence):
-    address = f"localhost:{free_port()}"
-    with ThreadPoolExecutor() as pool:
-        joins = [pool.submit(distributed.join, address, *each) for each in [(3, 0), *others]]
-        assert [str(join.exception()) for join in joins] == [sentence] * len(joins)
 
 
 @pytest.mark.parametrize(
