@@ -168,7 +168,7 @@ class Parser(argparse.ArgumentParser):
           prefixes: the prefixes, such as "config".
           only: the fields that the table lists; by default all.
         """
-        from jaxmnist import config
+        from jaxmnist import config, config_help
 
         completes = "_ARGCOMPLETE" in os.environ
         for prefix in prefixes:
@@ -179,26 +179,26 @@ class Parser(argparse.ArgumentParser):
                     dest=f"{prefix}_fields",
                     const=name,
                     default=[],
-                    help=config.meaning(name) if completes else argparse.SUPPRESS,
+                    help=config.ALL_FIELDS[name].meaning if completes else argparse.SUPPRESS,
                 )
                 if name != "data_dir":  # Its value is a folder, which a shell completes itself.
-                    listed = config.choices(name)
+                    listed = config_help.choices(name)
                     flag.completer = lambda listed=listed, **_: listed  # type: ignore[attr-defined]
         self._has_fields, self._only = True, tuple(only)
 
     def format_help(self) -> str:
         if not self._has_fields:
             return super().format_help()
-        from jaxmnist import config
+        from jaxmnist import config_help
 
         width = min(shutil.get_terminal_size().columns, 100) - 2
         text = (
             f"{super().format_help()}\nfields of the config, --config.FIELD=VALUE:\n\n"
-            f"{config.describe(width, self._only)}\n"
+            f"{config_help.describe_fields(width, self._only)}\n"
         )
         if not self._only:
             text += "\nexperiments, --config=FILE:\n\n"
-            for path, does in config.experiments().items():
+            for path, does in config_help.experiments().items():
                 text += textwrap.fill(f"  {path}: {does}", width, subsequent_indent=" " * 4) + "\n"
         return text
 

@@ -1,14 +1,10 @@
 """Every field of a config, its default and its meaning; the defaults are the paper's training."""
 
-import ast
-import contextlib
+import importlib
 import math
-import os
 import re
-import textwrap
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -167,67 +163,10 @@ def get_config() -> ConfigDict:
     return config
 
 
-def describe(width: int = 100, only: Sequence[str] = ()) -> str:
-    """The fields in lines of at most `width` characters: meaning, what is allowed, default.
-
-    `only` names those to describe; by default all.
-    """
-    lines: list[str] = []
-    names = max(map(len, ALL_FIELDS)) + 1
-    for group, fields in FIELDS.items():
-        shown = {name: field for name, field in fields.items() if name in only or not only}
-        lines += [f"{group}:"] if shown else []
-        for name, field in shown.items():
-            is_text = field.default is None or isinstance(field.default, str)
-            allowed = field.allowed or ("" if is_text else TYPE_NAMES[type(field.default)])
-            allowed = f"; {allowed}" if allowed else ""
-            text = f"{field.meaning}{allowed} (default: {field.default!r})"
-            start = f"  {name:{names}}"
-            lines += textwrap.wrap(
-                start + text, width, subsequent_indent=" " * len(start), break_on_hyphens=False
-            )
-    return "\n".join(lines)
-
-
 def type_of(name: str) -> type:
     """The type of a field's values."""
     default = ALL_FIELDS[name].default
     return str if default is None else type(default)
-
-
-def meaning(name: str) -> str:
-    """What a field means, in a line."""
-    return ALL_FIELDS[name].meaning
-
-
-def choices(name: str) -> list[str]:
-    """The values that a field may have, where they can be listed; for a shell's completion."""
-    if isinstance(ALL_FIELDS[name].default, bool):
-        return ["True", "False"]
-    one_of, _, values = ALL_FIELDS[name].allowed.partition("one of ")
-    return [] if one_of else values.split(", ")
-
-
-def experiments() -> dict[Path, str]:
-    """The experiment files of this checkout, and what the first line of each says it is."""
-    folder = Path(__file__).parent.parent / "experiments"
-    with contextlib.suppress(ValueError):
-        folder = folder.relative_to(Path.cwd())
-    return {path: _docstring(path).partition("\n")[0] for path in sorted(folder.glob("*.py"))}
-
-
-def reported_accuracy(path: str | os.PathLike | None) -> str | None:
-    """The test accuracy, such as "99.03 %", that an experiment says it has; None: the default's."""
-    text = get_config.__doc__ or "" if path is None else _docstring(Path(path).expanduser())
-    match = re.search(r"Test accuracy (\d+\.\d+ %)", text)
-    return match[1] if match else None
-
-
-def _docstring(path: Path) -> str:
-    try:
-        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except (OSError, SyntaxError, ValueError):
-        return ""
 
 
 def changed_training(old: ConfigDict, new: ConfigDict, but: Sequence[str] = ()) -> list[str]:
@@ -258,14 +197,13 @@ def profile_steps(config: ConfigDict) -> range:
     return range(int(match[1]), int(match[2])) if match else range(0)
 
 
-def __getattr__(name: str) -> Any:
-    """What was here, and is in checks.py and data/datasets.py now."""
-    if name in ("check", "check_types", "load", "override"):
-        from jaxmnist import checks
+if not TYPE_CHECKING:
 
-        return getattr(checks, name)
-    if name == "eval_name":
-        from jaxmnist.data.datasets import eval_name
-
-        return eval_name
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """What was here before, and has a file of its own now."""
+        moved = {"eval_name": "data.datasets"} | dict.fromkeys(
+            ("check", "load", "override"), "checks"
+        )
+        if name not in moved:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"jaxmnist.{moved[name]}"), name)

@@ -90,13 +90,13 @@ def _demo(workdir: str, host: str, port: int, browser: bool) -> None:
 
 def _about(workdir: str, model: "Model") -> str:
     """Which model it is, in words."""
-    from jaxmnist import config as config_lib
+    from jaxmnist.data.datasets import eval_name
     from jaxmnist.files import local_path
     from jaxmnist.record.workdir import Workdir
 
     about = f"{workdir}: {model.config.dataset}, step {model.step:,}"
     results = Workdir(local_path(workdir, "workdir")).load_results()
-    split = config_lib.eval_name(model.config)
+    split = eval_name(model.config)
     if results and results["step"] == model.step and split in results:
         about += f", {split} accuracy {100 * results[split]['accuracy']:.2f} %"
     return about

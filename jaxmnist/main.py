@@ -73,6 +73,7 @@ def _command(args: argparse.Namespace) -> None:
         # Imported here, so that a mistyped flag is told of at once, and while the screen moves.
         from jaxmnist import checks, dry_run, train
         from jaxmnist import config as config_lib
+        from jaxmnist.config_help import reported_accuracy
         from jaxmnist.devices import distributed, machine, tuning
         from jaxmnist.files import local_path
         from jaxmnist.record.workdir import Run, Workdir
@@ -104,7 +105,7 @@ def _command(args: argparse.Namespace) -> None:
         # An experiment's figure is that of its own training.
         same = not saved and not config_lib.changed_training(experiment, config, ("seed",))
         same = same and experiment.num_steps == config.num_steps
-        reaches = config_lib.reported_accuracy(args.config) if same else None
+        reaches = reported_accuracy(args.config) if same else None
         _say_the_end(results, config, record, reaches)
 
 

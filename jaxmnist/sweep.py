@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 def _command(args: argparse.Namespace) -> None:
     # Imported here, so that a mistyped flag is told of at once.
-    from jaxmnist import config as config_lib
+    from jaxmnist import checks
+    from jaxmnist.data.datasets import eval_name
     from jaxmnist.data.input_pipeline import Data
     from jaxmnist.devices import tuning
     from jaxmnist.files import local_path, write_text
@@ -61,13 +62,13 @@ def _command(args: argparse.Namespace) -> None:
     folder, grid, valid = Workdir(local_path(args.workdir, "--workdir")), [], []
     resolved: dict[str | None, str] = {}
     for chosen in choices(args.sweep_fields):
-        config = config_lib.load(args.config, [*args.config_fields, *chosen])
+        config = checks.load(args.config, [*args.config_fields, *chosen])
         try:
-            config_lib.check(config)
+            checks.check(config)
             _resolve(config, resolved)
             if "eval_split" not in dict([*args.config_fields, *chosen]):
                 _validate(config)
-            config_lib.check(config)  # Again: the sample has fewer examples.
+            checks.check(config)  # Again: the sample has fewer examples.
             refused = None
         except UserError as e:
             refused = e  # The others are tried all the same; this one's row tells of the error.
@@ -88,7 +89,7 @@ def _command(args: argparse.Namespace) -> None:
             rows.append({**dict(choice), **_run(config, workdir, data)})
             rows.sort(key=lambda row: (bool(row["failed"]), -(row["accuracy"] or 0), row["loss"]))
             write_text(folder.path / "sweep.csv", _csv(rows))
-    say(table(rows, config_lib.eval_name(valid[0][0])))
+    say(table(rows, eval_name(valid[0][0])))
     say(f"sweep.csv, and the workdir of each run, are in {folder.path}")
     failed = sum(bool(row["failed"]) for row in rows)
     if failed:
@@ -253,8 +254,8 @@ def workdir_of(folder: "Workdir", choice: Fields, config: "ConfigDict") -> "Work
 
 def _run(config, workdir, data) -> dict[str, Any]:
     """A row of the table, less what was chosen."""
-    from jaxmnist import config as config_lib
     from jaxmnist import seeds, train
+    from jaxmnist.data.datasets import eval_name
     from jaxmnist.record import results as results_lib
 
     row: dict[str, Any] = {"accuracy": None, "accuracy_std": None, "loss": None, "loss_std": None}
@@ -271,7 +272,7 @@ def _run(config, workdir, data) -> dict[str, Any]:
         row["failed"] = first_line(e, with_type=not isinstance(e, UserError))
         warn(f"failed: {row['failed']}")
         return row
-    name = config_lib.eval_name(config)
+    name = eval_name(config)
     summary = results_lib.summary(results, name, workdir.path)
     say("it had finished before" if before else summary)
     for metric in ("accuracy", "loss"):

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxmnist import config as config_lib
 from jaxmnist import main
 from jaxmnist.devices import machine
 from jaxmnist.record.workdir import Workdir
@@ -410,10 +409,10 @@ def test_the_sample_is_told_of_again_at_the_end(tmp_path, capsys):
     metrics = {"test": {"accuracy": 0.9, "loss": 0.3}, "step": 600, "seconds": {"total": 9.0}}
     examples = {"train": 4000, "test": 1000}
     results = metrics | {"dataset": {"name": "mnist_sample", "num_examples": examples}}
-    config = config_lib.load("experiments/quick.py")
+    config = checks.load("experiments/quick.py")
     for reaches, more in (
-        (config_lib.reported_accuracy("experiments/quick.py"), "99.03 %"),
-        (config_lib.reported_accuracy(None), "99.46 %"),
+        (reported_accuracy("experiments/quick.py"), "99.03 %"),
+        (reported_accuracy(None), "99.46 %"),
         (None, ""),
     ):
         main._say_the_end(results, config, Workdir(tmp_path), reaches)

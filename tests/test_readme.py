@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jaxmnist import config as config_lib
 from jaxmnist import train
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +82,8 @@ def check_config(words):
     """That a run accepts the config of a command as it stands, also on data that are not here."""
     files = [word.removeprefix("--config=") for word in words if word.startswith("--config=")]
     fields = [word.removeprefix("--config.") for word in words if word.startswith("--config.")]
-    config = config_lib.load(*files or [None], [tuple(each.split("=", 1)) for each in fields])
-    config_lib.check(config)
+    config = checks.load(*files or [None], [tuple(each.split("=", 1)) for each in fields])
+    checks.check(config)
 
 
 @pytest.fixture

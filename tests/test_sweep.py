@@ -12,8 +12,7 @@ import jax
 import pytest
 import requests
 
-from jaxmnist import config as config_lib
-from jaxmnist import models, sweep, train
+from jaxmnist import checks, models, sweep, train
 from jaxmnist.data import tfds_builders
 from jaxmnist.errors import UserError
 from jaxmnist.record.workdir import Workdir
@@ -217,7 +216,7 @@ def started(monkeypatch):
     configs = []
 
     def start(config, workdir, data=None):
-        config_lib.check(config)
+        checks.check(config)
         configs.append(config)
         metrics = {"accuracy": 0.5, "loss": 1.0}
         where = {"dataset": {"name": config.dataset, "num_examples": {"validation": 10}}}

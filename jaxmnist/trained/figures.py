@@ -13,7 +13,7 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxmnist import config as config_lib
+from jaxmnist.data.datasets import eval_name
 from jaxmnist.trained.analysis import Analysis, interval
 
 _DPI = 160
@@ -130,7 +130,7 @@ def curves(runs: Sequence[Analysis], metric: str, against: str, theme: Theme) ->
       theme: the colours.
     """
     several = len(runs) > 1
-    evaluated = config_lib.eval_name(runs[0].config)
+    evaluated = eval_name(runs[0].config)
     rates = [_series(run, "train", against, "learning_rate") for run in runs]
     has_rates = (metric, against) == ("loss", "step") and any(len(x) for x, _ in rates)
     ratios = [3, 1] if has_rates else [1]
@@ -177,7 +177,7 @@ def lowest_accuracy(runs: Sequence[Analysis]) -> float:
     """Where the axis of accuracy begins: the climb from 10 % would hide what comes after it."""
     lowest = 0.999
     for run in runs:
-        _, y = _series(run, config_lib.eval_name(run.config), "step", "accuracy")
+        _, y = _series(run, eval_name(run.config), "step", "accuracy")
         train = _smooth(_series(run, "train", "step", "accuracy")[1])
         lowest = min([lowest, *y.tolist(), *train[len(train) // 10 :].tolist()])
     return max(0.0, lowest - 0.15 * (1 - lowest))
