@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxmnist import main
+from jaxmnist import checks, main
+from jaxmnist.config_help import reported_accuracy
 from jaxmnist.devices import machine
 from jaxmnist.record.workdir import Workdir
 from tests.conftest import unwritable

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jaxmnist import train
+from jaxmnist import checks, train
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
@@ -198,7 +198,7 @@ def test_the_python_runs(folder, monkeypatch, capsys):
         assert config["learning_rate"] == 0.05
         return Run()
 
-    monkeypatch.setattr(runs, "train_and_evaluate", short)
+    monkeypatch.setattr(train, "train_and_evaluate", short)
     wandb = types.ModuleType("wandb")
     wandb.init = init
     monkeypatch.setitem(sys.modules, "wandb", wandb)
