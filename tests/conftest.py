@@ -92,7 +92,7 @@ def _compiled_once(once):
 
 @pytest.fixture(scope="session", autouse=True)
 def _strict_types():
-    """An operation on arrays of two types is an error, except in optax."""
+    """An operation on arrays of two types or ranks is an error; of two types not in optax."""
 
     def allowed(function):
         @functools.wraps(function)
@@ -104,6 +104,7 @@ def _strict_types():
         return call
 
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
     with pytest.MonkeyPatch.context() as patch:
         # These two compute with a float and the int32 number of steps.
         for module, name in ((optax, "cosine_decay_schedule"), (optax.tree, "bias_correction")):

@@ -29,10 +29,10 @@ def reference(params, x):
         x = jax.lax.conv_general_dilated(
             x, params[name]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        x = nn.max_pool(nn.relu(x + params[name]["bias"]), (2, 2), (2, 2))
+        x = nn.max_pool(nn.relu(x + params[name]["bias"][None, None, None]), (2, 2), (2, 2))
     x = x.reshape(len(x), -1)
-    x = nn.relu(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"])
-    return x @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]
+    x = nn.relu(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"][None])
+    return x @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"][None]
 
 
 def test_number_of_parameters(params):

@@ -40,7 +40,7 @@ def conv_pool(
 
     `dtype` is not heeded: on a CPU bfloat16 is slower here.
     """
-    x = x.transpose(1, 2, 0, 3)
+    x, bias = x.transpose(1, 2, 0, 3), bias.reshape(1, 1, 1, -1)
     if x.shape[3] < 8:
         y = jax.nn.relu(_patches_pool(x, kernel) + bias)
     else:
