@@ -377,3 +377,23 @@ def test_a_model_that_learned_nothing_says_so(config, tmp_path, capsys):
         r"WARNING: the model learned nothing: its loss, \d.*guessing, 2.\d+. Try another learning"
     )
     assert re.search(words, capsys.readouterr().out)
+
+
+def test_nothing_is_compiled_once_the_first_evaluation_is_done(config, tmp_path):
+    """Whatever is, in a step, an evaluation or a checkpoint, makes each of them slow."""
+    names, after = [], []
+
+    def note(event, seconds, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    config.num_steps, config.histograms = 16, True
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        train.train_and_evaluate(
+            config, tmp_path, on_metrics=lambda line: after.append((line["step"], len(names)))
+        )
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert after[-1] == (16, len(names))
+    assert {count for step, count in after if step > 4} == {len(names)}, names
