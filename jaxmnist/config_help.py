@@ -37,8 +37,8 @@ def choices(name: str) -> list[str]:
     """The values that a field may have, where they can be listed; for a shell's completion."""
     if isinstance(ALL_FIELDS[name].default, bool):
         return ["True", "False"]
-    one_of, _, values = ALL_FIELDS[name].allowed.partition("one of ")
-    return [] if one_of else values.split(", ")
+    allowed = ALL_FIELDS[name].allowed
+    return allowed.removeprefix("one of ").split(", ") if allowed.startswith("one of ") else []
 
 
 def experiments() -> dict[Path, str]:

@@ -67,7 +67,8 @@ class ConvPool(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return self.function(x, kernel, bias, self.dtype)
+        # Parameters that were fetched are NumPy arrays.
+        return self.function(x, jnp.asarray(kernel), jnp.asarray(bias), self.dtype)
 
 
 class CNN(nn.Module):
@@ -106,7 +107,8 @@ class CNN(nn.Module):
         x = x.reshape(x.shape[0], -1)  # len() of a free batch dimension is no number.
         x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, kernel_init=init)(x)
+        dtype = None if self.dtype is None else jnp.float32
+        return nn.Dense(self.num_classes, kernel_init=init, dtype=dtype)(x)
 
 
 def create_model(

@@ -43,13 +43,9 @@ LONGEST = [
 
 # Tests in which Flax or optax computes with arrays of two types.
 MIXED_TYPES = {
-    # A layer's parameters are float32 where its input is float64,
+    # A layer's parameters are float32 where its input is float64.
     "test_gradient_agrees_with_finite_differences",
     "test_the_whole_network_has_the_plain_one_s_gradients",
-    # or bfloat16.
-    "test_bfloat16_trains_float32_parameters",
-    "test_bfloat16_gives_float32_logits_near_those_of_float32",
-    "test_products_in_bfloat16_are_exported_in_float32",
     # Some optimizers count in int32, or keep averages of gradients in bfloat16.
     "test_every_optimizer_of_optax_works_or_is_refused",
 }

@@ -7,7 +7,7 @@ from jaxmnist.config import get_config
 
 
 def test_every_field_is_described_with_its_default():
-    text = config_help.describe_fields(width=200)
+    text = config_help.describe_fields(width=400)
     for name, value in get_config().items():
         (line,) = (x for x in text.splitlines() if x.split()[0] == name)
         assert f"(default: {value!r})" in line

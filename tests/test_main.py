@@ -97,9 +97,7 @@ def test_a_run_prints_plain_lines_that_end_with_the_result(uninterrupted):
     assert (uninterrupted / "err.txt").read_text() == ""
     lines = out.splitlines()
     assert lines[0] == "mnist_sample: 4,000 training and 200 evaluation examples"
-    assert lines[1].startswith(
-        "network: Conv_0 28x28x32, Conv_1 14x14x64, Dense_0 1024, Dense_1 10"
-    )
+    assert lines[1].startswith("network: Conv_0 14x14x32, Conv_1 7x7x64, Dense_0 1024, Dense_1 10")
     assert lines[2] == (
         "training: 200 steps of 20 (1 epoch), sgd(momentum=0.9), learning rate 0.05, cosine, seed 0"
     )

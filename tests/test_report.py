@@ -116,7 +116,7 @@ def test_the_page_tells_of_the_run(written, model):
     assert rows["jax"] == [results["versions"]["jax"]]
     assert rows["params_sha256"] == [results["params_sha256"]]
     assert " ".join(rows["started"]).split() == ["2026-02-03", "04:05", "UTC", *COMMAND.split()]
-    assert rows["Conv_1"] == ["14x14x64", "51,264"]
+    assert rows["Conv_1"] == ["7x7x64", "51,264"]
     assert rows["all"] == ["3,274,634"]
     changed = re.findall(
         r'class="changed"><th scope="row">(\w+)<', (written[0] / "report.html").read_text()
