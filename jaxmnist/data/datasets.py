@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import requests
@@ -13,9 +14,9 @@ from ml_collections import ConfigDict
 
 from jaxmnist.data import idx, tfds_builders
 from jaxmnist.errors import UserError, first_line, warn
-from jaxmnist.trained import pictures
 
 SAMPLE = "mnist_sample"
+Preparation = dict[str, Any]  # trained/pictures.py says what it holds.
 _SAMPLE_DIR = Path(__file__).parent / SAMPLE
 _SAMPLE_EXAMPLES = {"train": 4000, "test": 1000}
 NETWORK_SECONDS = 8  # How long a server may take to answer.
@@ -35,9 +36,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def upright(self, preparation: pictures.Preparation) -> "Split":
+    def upright(self, preparation: Preparation) -> "Split":
         """The same split, with its images as a person sees them."""
-        return Split(pictures.swap(self.images, preparation), self.labels)
+        images = self.images.swapaxes(1, 2) if preparation["swap_axes"] else self.images
+        return Split(images, self.labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ def class_names(name: str) -> list[str]:
     return tfds_builders.class_names(name)
 
 
-def preparation(name: str) -> pictures.Preparation:
+def preparation(name: str) -> Preparation:
     """How a picture becomes an input of a network that was trained on a dataset.
 
     It is done as the papers say that the images of the datasets were made: MNIST's (LeCun et al.
@@ -72,10 +74,10 @@ def preparation(name: str) -> pictures.Preparation:
     dataset, _, variant = name.partition("/")
     strokes = {"method": "strokes", "box": 20, "centre": "mass", "swap_axes": False}
     if dataset == "fashion_mnist":
-        photo = {"method": "photo", "box": pictures.SIZE, "centre": "box", "swap_axes": False}
+        photo = {"method": "photo", "box": 28, "centre": "box", "swap_axes": False}
         return {"shows": "piece of clothing", **photo}
     if dataset == "kmnist":
-        return {"shows": "character", **strokes, "box": pictures.SIZE, "centre": "box"}
+        return {"shows": "character", **strokes, "box": 28, "centre": "box"}
     if dataset == "emnist":
         shows = {"digits": "digit", "mnist": "digit", "letters": "letter"}.get(variant, "character")
         return {"shows": shows, **strokes, "box": 24, "centre": "box", "swap_axes": True}
