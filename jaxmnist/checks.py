@@ -1,4 +1,4 @@
-"""What a config may not be: each refusal says field, value and what is allowed."""
+"""Checks of a config: each refusal says field, value and what is allowed."""
 
 import difflib
 import functools
@@ -34,7 +34,7 @@ _REFUSED_OPTIMIZERS = {
     "contrib.sophia": "it needs second derivatives of the loss, which a run does not give",
     "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
 }
-# An optimizer may look at the number of axes and at their sizes: like the network's.
+# Parameters to try an optimizer on, with the shapes that the network has.
 _PARAMS = {
     "Conv_0": {"kernel": (5, 5, 1, 32), "bias": (32,)},
     "Dense_0": {"kernel": (3136, 1024), "bias": (1024,)},

@@ -21,7 +21,7 @@ from jaxmnist.train_step import TrainState, eval_step, init_state, split_seed, t
 
 
 def compiled_steps(config: ConfigDict, num_classes: int, layout: Layout) -> "CompiledSteps":
-    """The steps of a config; of equal ones, the same as last time."""
+    """The steps of a config; equal configs share them."""
     model = create_model(config, num_classes, fastest_conv_pool(layout))
     return _compiled_steps(model, create_optimizer(config), layout)
 
@@ -76,7 +76,7 @@ class CompiledSteps:
         return self._programs[batch_size, count]
 
     def eval_step(self, batch_size: int) -> jax.stages.Compiled:
-        """eval_step for batches of a size, which all runs see."""
+        """eval_step for batches of a size; all runs see the same batch."""
         if (batch_size,) not in self._programs:
             layout, shape = self.layout, (batch_size,)
             shapes = {"image": (*shape, *IMAGE_SHAPE), "label": shape, "mask": shape}

@@ -21,7 +21,7 @@ class Field(NamedTuple):
     """A field of the config.
 
     Attributes:
-      default: its value in the paper's training; of the type `str` where it is None.
+      default: its value in the paper's training; None is that of an optional text.
       meaning: in a line.
       allowed: which values are, in words; "" if all of its type.
       is_allowed: tells whether a value of its type is.
@@ -49,7 +49,7 @@ def _one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
 _INT32 = _whole(1, 2**31 - 1)  # What a device counts with.
 _RATE = f"a number above 0, in float32: from {_FLOAT32_MIN:.1e} to {_FLOAT32_MAX:.1e}"
 
-# By group. All there is to say of a field: `check` holds to it, `--help` and the README show it.
+# By group: the one description of each field, for checks, --help and the README.
 FIELDS: dict[str, dict[str, Field]] = {
     "data": {
         "dataset": Field("mnist", "the data set, of tfds's MNIST family", *_one_of(*DATASETS)),

@@ -24,10 +24,10 @@ class Evaluation(NamedTuple):
     answers: dict[str, np.ndarray]
 
 
-def evaluate(steps: CompiledSteps, state: TrainState, batches: OrderedBatches) -> Evaluation:
+def evaluate(compiled: CompiledSteps, state: TrainState, batches: OrderedBatches) -> Evaluation:
     """Evaluates every example, each counted once."""
-    eval_step = steps.eval_step(batches.batch_size)
-    found = [steps.layout.settle(eval_step(state, batch)) for batch in batches]
+    eval_step = compiled.eval_step(batches.batch_size)
+    found = [compiled.layout.settle(eval_step(state, batch)) for batch in batches]
     sums, answers = zip(*fetch(found), strict=True)
     count = batches.num_examples
     return Evaluation(

@@ -26,7 +26,10 @@ class Hooks:
         self._hooks: list[tuple[int, Hook]] = []
 
     def add(self, hook: Hook, *, every: int) -> None:
-        """Has `hook` called after each `every` steps, and after the last."""
+        """Has `hook` called after each `every` steps, and after the last.
+
+        `every` must be a multiple of the steps of a call, which config and checks see to.
+        """
         self._hooks.append((every, hook))
 
     def __call__(self, step: int, state: TrainState) -> None:
@@ -36,7 +39,7 @@ class Hooks:
                 hook(step, state)
 
 
-def calls(step: int, num_steps: int, most: int) -> Iterator[tuple[int, int]]:
+def device_calls(step: int, num_steps: int, most: int) -> Iterator[tuple[int, int]]:
     """The calls of the device from `step` on: the step before each, and how many it takes.
 
     Calls of `most` steps begin at its multiples; single steps lead up to them, and end the run.
@@ -51,13 +54,13 @@ class Evaluate:
     """A hook that evaluates a split, writes the metrics and draws the mistakes."""
 
     def __init__(
-        self, steps: CompiledSteps, batches: OrderedBatches, journal: Journal, mistakes: Mistakes
+        self, compiled: CompiledSteps, batches: OrderedBatches, journal: Journal, mistakes: Mistakes
     ):
-        self._steps, self._batches = steps, batches
+        self._compiled, self._batches = compiled, batches
         self._journal, self._mistakes = journal, mistakes
 
     def __call__(self, step: int, state: TrainState) -> None:
-        self._journal.wait_for_steps()
+        self._journal.fetch_metrics()
         with self._journal.pause():
             evaluation = self.evaluate(state)
             self._mistakes(step, evaluation.answers)
@@ -66,7 +69,7 @@ class Evaluate:
     def evaluate(self, state: TrainState) -> Evaluation:
         """The evaluation alone, which is written nowhere."""
         with self._journal.phase("evaluating", "eval"):
-            return evaluate(self._steps, state, self._batches)
+            return evaluate(self._compiled, state, self._batches)
 
 
 class Stop:
@@ -89,7 +92,7 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Within, SIGTERM and SIGINT end the loop after the call that is under way.
+        """Within, SIGTERM and SIGINT are noted, and end the loop when this hook is called next.
 
         Only the main thread can handle signals: in another one, nothing changes.
         """
@@ -107,7 +110,7 @@ class Stop:
     def _handle(self, signum: int, frame: object) -> None:
         self._signum = signum
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        Screen.close_open()  # A second Ctrl-C ends the process at once, and would leave it there.
+        Screen.close_open()  # A second Ctrl-C ends the process at once, and would leave the line.
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         again = "Ctrl-C again" if signum == signal.SIGINT else "Ctrl-C"
         warn(f"{name}: stopping after this step and writing a checkpoint; {again} stops at once.")

@@ -33,8 +33,8 @@ def conv_pool(
 ) -> Float[Array, "batch height//2 width//2 features"]:
     """relu(max_pool(conv(x) + bias)), with SAME padding, computed in `dtype`.
 
-    devices/cpu_layers.py has the same function in the form that is fastest on a CPU: what is
-    changed here has to be changed there too.
+    On a CPU, compile.py puts that of devices/cpu_layers.py in its place, which has the same values
+    in a faster form: what is changed here has to be changed there too.
     """
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=dtype)
     layout = ("NHWC", "HWIO", "NHWC")
@@ -104,7 +104,7 @@ class CNN(nn.Module):
         for i, features in enumerate(self.features):
             kind = (features, self.kernel_size, self.dtype, self.conv_pool)
             x = ConvPool(*kind, name=f"Conv_{i}")(x)
-        x = x.reshape(x.shape[0], -1)  # len() of a free batch dimension is no number.
+        x = x.reshape(x.shape[0], -1)  # Not len(x): an export has a batch of any size.
         x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         dtype = None if self.dtype is None else jnp.float32

@@ -45,7 +45,7 @@ class Optimizer:
     def schedule(self) -> optax.Schedule:
         """Learning rate by step: a linear warm-up, then the decay, to 0 at the end.
 
-        polyak_sgd alone has none, but a bound on what it finds itself: then that.
+        polyak_sgd alone finds its own rate: of that, this is the upper bound.
         """
         if self.name == "polyak_sgd":
             return optax.constant_schedule(self.kwargs.get("max_learning_rate", 1.0))

@@ -34,7 +34,8 @@ def each_seed(run: Run) -> list[Run]:
 def plan(whole: Run) -> tuple[dict[int, dict[str, Any]], list[list[int]]]:
     """What is finished of `each_seed(whole)`, and what is left to train.
 
-    A single run is always left: where it stands at its end, it is evaluated again.
+    A single run is always left: where it stands at its end, it is evaluated again. Where all
+    seeds are finished, the config is saved here.
 
     Returns the results of the finished runs by their index, and groups of the indices of the
     others: the runs of a group train at once. Raises UserError if the runs cannot go on.
@@ -59,7 +60,7 @@ def at_once(config: ConfigDict) -> int:
 
 
 def check_workdir(run: Run) -> None:
-    """Raises UserError if a workdir can hold no run of a config, whatever its seeds have done."""
+    """Raises UserError if a workdir holds something else: other runs, or another network."""
     config, workdir = run
     saved = workdir.load_config()
     if saved is None and (others := find_runs.several(workdir.path)):
@@ -77,7 +78,7 @@ def check_workdir(run: Run) -> None:
 
 def check_seeds(run: Run) -> None:
     """Raises UserError if the run, or the runs of its seeds, cannot go on in their workdirs."""
-    # Which may be called MNIST where the sample stood in.
+    # Older versions wrote "mnist" there even where the sample stood in.
     run.workdir.check(run.config, ("dataset",))
     network = todays_network(run.config)
     for config, workdir in each_seed(run):

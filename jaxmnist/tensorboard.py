@@ -64,7 +64,7 @@ class Profile:
     def call(self, step: int, count: int) -> Iterator[None]:
         """Within, `count` steps are taken after `step`; starts the trace if it has some of them."""
         if self._since is None and self._steps.start < step + count and step < self._steps.stop:
-            self._journal.wait_for_steps()
+            self._journal.fetch_metrics()
             with self._journal.pause():
                 jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
             self._since = step

@@ -17,7 +17,7 @@ from jaxmnist.devices import distributed, machine, tuning
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path, write_json
-from jaxmnist.hooks import Evaluate, Hooks, Stop, calls
+from jaxmnist.hooks import Evaluate, Hooks, Stop, device_calls
 from jaxmnist.record import results as results_lib
 from jaxmnist.record.journal import Journal, Session
 from jaxmnist.record.metrics import mean
@@ -33,25 +33,25 @@ def train(
     """Trains runs that differ in their seeds alone, at once, from where their workdirs stand.
 
     Returns the results of each, as results.json has them. Raises UserError, and Interrupted
-    after a signal. `whole` is the run of several seeds that they are part of.
+    after a signal. `whole` is the run of several seeds that these are part of, if any.
     """
     config, layout = runs[0].config, Layout.create(len(runs))
-    each_seed, batch_size = [run.config.seed for run in runs], config.batch_size
+    run_seeds, batch_size = [run.config.seed for run in runs], config.batch_size
     most = steps_per_call(config, jax.default_backend())
     with Journal(runs, layout, session) as journal:
         with journal.phase("reading data", "data"):
             dataset, (training, test) = data.load(config, layout)
-            _use(runs, dataset)
+            _set_dataset(runs, dataset)
         with journal.phase("compiling", "compile"):
-            steps = compiled_steps(config, dataset.num_classes, layout)
-            steps.train_step(batch_size, most)
-        state = journal.restore(steps.init(each_seed), whole)
+            compiled = compiled_steps(config, dataset.num_classes, layout)
+            compiled.train_step(batch_size, most)
+        state = journal.resume(compiled.init(run_seeds), whole)
         _introduce(config, dataset, state, journal)
 
-        batches = ShuffledBatches(training, data_keys(each_seed, layout), batch_size, layout)
+        batches = ShuffledBatches(training, data_keys(run_seeds, layout), batch_size, layout)
         in_order = OrderedBatches(test, config.eval_batch_size, layout)
         mistakes = Mistakes(config, dataset.splits[1], journal)
-        evaluate_test = Evaluate(steps, in_order, journal, mistakes)
+        evaluate_test = Evaluate(compiled, in_order, journal, mistakes)
         profile, stop, hooks = Profile(runs[0], journal), Stop(journal), Hooks(config.num_steps)
         hooks.add(profile, every=1)
         hooks.add(journal.log, every=config.log_every)
@@ -63,16 +63,16 @@ def train(
         hooks.add(stop, every=1 if jax.process_count() == 1 else config.log_every)
 
         with profile, stop.on_signals(), no_hidden_transfers():
-            for step, count in calls(journal.start(), config.num_steps, most):
+            for step, count in device_calls(journal.start(), config.num_steps, most):
                 with profile.call(step, count):
-                    step_fn = steps.train_step(batch_size, count)
+                    step_fn = compiled.train_step(batch_size, count)
                     state, metrics = layout.settle(step_fn(state, batches(step, count)))
                 journal.add(step + count, metrics)
                 hooks(step + count, state)
         return _finish(state, dataset, evaluate_test, journal)
 
 
-def _use(runs: Sequence[Run], dataset: Dataset) -> None:
+def _set_dataset(runs: Sequence[Run], dataset: Dataset) -> None:
     """Names the dataset that was found, and checks again: the sample has fewer examples."""
     for run in runs:
         run.config.dataset = dataset.name
@@ -93,7 +93,7 @@ def _introduce(config: ConfigDict, dataset: Dataset, state: TrainState, journal:
 def _finish(
     state: TrainState, dataset: Dataset, evaluate_test: Evaluate, journal: Journal
 ) -> list[dict[str, Any]]:
-    """Evaluates a run that had taken its last step before, and writes the results."""
+    """Evaluates if no step was left to take, and writes the results."""
     run = journal.runs[0]
     if not journal.has_trained:
         results = run.workdir.load_results() or {}
@@ -135,7 +135,7 @@ def train_and_evaluate(
     Args:
       config: the config; it stays as it is.
       workdir: the folder that becomes, or is, the record of the run.
-      data: the data of an earlier call, which may then be used again.
+      data: a `Data()` that several calls share, so that the same data are read once.
       on_metrics: called with each line that is written to metrics.jsonl, and its "seed": a dict
         of plain numbers and the "split". In process 0 alone.
       screen: where the run says what it does; by default its own on standard output.
@@ -158,11 +158,11 @@ def train_and_evaluate(
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(path):
         distributed.check_same(config.to_json(), "the config")
         # What was trained on MNIST never goes on with the sample; its config stays as it was.
-        data.allow_sample = not distributed.from_first(lambda: _open(cleanup, whole))
+        data.allow_sample = not distributed.from_first(lambda: _lock(cleanup, whole))
         screen = cleanup.enter_context(screen or Screen(quiet=not distributed.is_first()))
         if not is_one:
             with screen.phase("reading data"):
-                _use([whole], data.load(config, Layout.create(seeds.at_once(config)))[0])
+                _set_dataset([whole], data.load(config, Layout.create(seeds.at_once(config)))[0])
         runs = seeds.each_seed(whole)
         results, groups = distributed.from_first(lambda: seeds.plan(whole))
         session = Session(screen, on_metrics, began)
@@ -184,12 +184,12 @@ def train_and_evaluate(
         return over_seeds
 
 
-def _open(cleanup: ExitStack, whole: Run) -> bool:
+def _lock(cleanup: ExitStack, whole: Run) -> bool:
     """Locks the workdir; returns whether what it holds was trained on MNIST itself."""
     cleanup.enter_context(whole.workdir.locked())
     seeds.check_workdir(whole)
-    # Of several seeds the workdirs tell: in older ones the whole is called MNIST where the sample
-    # stood in.
+    # The configs of the single seeds tell: older versions wrote "mnist" for the whole even where
+    # the sample stood in.
     saved = [run.workdir.load_config() for run in seeds.each_seed(whole)]
     return any(each is not None and each.dataset == "mnist" for each in saved)
 

@@ -20,7 +20,7 @@ Metrics = dict[str, Float[Array, ""]]
 Answers = dict[str, Shaped[Array, " batch"]]
 
 
-# JAX builds trees of this shape from other things than arrays.
+# Not checked: JAX puts shapes and shardings in these fields too.
 @typing.no_type_check
 class TrainState(struct.PyTreeNode):
     """All that a step reads and changes, a pytree.
@@ -87,7 +87,8 @@ def split_seed(seed: int | Integer[Array, ""]) -> dict[str, Key[Array, ""]]:
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update on one batch: "image" float32 (batch, h, w, c), "label" int32 (batch,).
 
-    Returns the next state, and the batch's mean loss and its accuracy before the update.
+    Returns the next state, and metrics from before the update: the batch's mean loss and accuracy,
+    both with dropout, and the learning rate.
     """
     dropout_key = jax.random.fold_in(state.dropout_key, state.step)
 
@@ -117,9 +118,10 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 
 
 def eval_step(state: TrainState, batch: Batch) -> tuple[Metrics, Answers]:
-    """Sums of loss and correct answers over the examples whose "mask" is True; and the answers.
+    """Sums of loss and correct answers over the examples whose "mask" is True, and the answers.
 
-    Those are "classes" int32 (batch,), and "confidence" float32 (batch,), their probabilities.
+    These are "classes" int32 (batch,), the most probable ones, and "confidence" float32 (batch,),
+    their probabilities.
     """
     logits = state.apply_fn({"params": state.eval_params}, batch["image"])
     loss = cross_entropy(logits, batch["label"])

@@ -153,7 +153,7 @@ def run(config, tmp_path):
 def journal(run, layout, state):
     """The journal of the short run, opened."""
     with Journal([run], layout, Session(Screen(quiet=True))) as opened:
-        opened.restore(state)
+        opened.resume(state)
         yield opened
 
 

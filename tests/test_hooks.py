@@ -36,7 +36,7 @@ def test_a_hook_that_is_due_after_calls_of_several_steps(state):
     called = []
     hooked = hooks.Hooks(10)
     hooked.add(lambda step, given: called.append((step, given is state)), every=4)
-    for step, count in hooks.calls(0, 10, 4):
+    for step, count in hooks.device_calls(0, 10, 4):
         hooked(step + count, state)
     assert called == [(4, True), (8, True), (10, True)]
 
@@ -112,4 +112,4 @@ def test_an_evaluation_is_written_and_no_part_of_the_training_time(
     ],
 )
 def test_calls_of_several_steps_begin_at_multiples(start, last, most, expected):
-    assert list(hooks.calls(start, last, most)) == expected
+    assert list(hooks.device_calls(start, last, most)) == expected

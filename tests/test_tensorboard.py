@@ -98,7 +98,7 @@ def test_a_trace_is_of_whole_calls(run, journal, state, monkeypatch, start, most
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: called.append(*now))
     run.config.num_steps, run.config.profile_steps = 100, "12:15"
     with tensorboard.Profile(run, journal) as profile:
-        for step, count in hooks.calls(start, 100, most):
+        for step, count in hooks.device_calls(start, 100, most):
             now[0] = step
             with profile.call(step, count):
                 now[0] = step + count

@@ -134,7 +134,7 @@ class OrderedBatches:
 
     Attributes:
       num_examples: how many there are.
-      batch_size: of every batch: raised to what the layout's devices divide.
+      batch_size: the size of every batch, rounded up to a multiple of the devices.
     """
 
     def __init__(self, examples: Examples, batch_size: int, layout: Layout):

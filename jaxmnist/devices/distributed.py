@@ -62,7 +62,7 @@ def join(
             raise UserError("--coordinator, --num_processes and --process_id belong together.")
         rendezvous.check(coordinator, num_processes, process_id)
         rendezvous.meet(coordinator, num_processes, process_id, timeout)
-    # We handle signals ourselves: see hooks.Checkpoint.
+    # We handle signals ourselves: see hooks.Stop.
     jax.config.update("jax_enable_preemption_service", False)
     launched = told or any(name in os.environ for name in _LAUNCHERS)
     if launched:

@@ -22,9 +22,9 @@ T = TypeVar("T")
 class Layout:
     """How arrays are laid out on a mesh of devices, with the axes "seed" and "data".
 
-    Runs that differ in their seeds alone can train at once. This class is the one place that
-    knows: all other code is written for one run, `jit` makes functions of it those of all, and
-    their arrays have one more axis then, the first.
+    Runs that differ in their seeds alone can train at once. The core is written for one run: with
+    several, `jit` makes its functions those of all by jax.vmap, and their arrays have one more
+    axis, the first, which `split` takes apart.
 
     Attributes:
       mesh: the devices; runs are spread over "seed", the examples of their batches over "data".
@@ -36,7 +36,7 @@ class Layout:
 
     @classmethod
     def create(cls, num_runs: int = 1) -> "Layout":
-        """On all devices that JAX has: as many as can each take whole runs, do."""
+        """On all devices, in gcd(num_runs, devices) groups, each of which takes whole runs."""
         devices = np.array(jax.devices())
         mesh = Mesh(devices.reshape(math.gcd(num_runs, devices.size), -1), ("seed", "data"))
         return cls(mesh, num_runs)
@@ -119,7 +119,7 @@ class Layout:
             # Copied, since a CPU's JAX may use the host's memory, and a state's is given away.
             return jax.make_array_from_callback(x.shape, to, lambda index: np.array(x[index]))
 
-        # A guard takes jax.device_put alone for a transfer that is asked for.
+        # For a transfer guard only jax.device_put is explicit; this is asked for too.
         with jax.transfer_guard("allow"):
             return jax.tree.map(put, tree)
 

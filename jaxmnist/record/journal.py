@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 class Session(NamedTuple):
-    """Where runs tell of themselves.
+    """What the runs of one call share: the screen, a callback and when they began.
 
     Attributes:
       screen: where they say what they do.
       on_metrics: called with each line of metrics.jsonl, a dict, and the "seed" of its run.
-      since: the age of this process, in seconds, when the first run began.
+      since: the age of this process, in seconds, when the runs that train now began.
     """
 
     screen: Screen
@@ -44,6 +44,7 @@ class Journal:
     """All that runs which train at once write and show; process 0 writes, and all call it.
 
     Attributes:
+      runs: the runs.
       screen: the screen.
       layout: the layout of the runs.
       split: what their evaluation is called, "test" or "validation".
@@ -75,8 +76,8 @@ class Journal:
             for writer in self._writers:
                 every.callback(writer.close)
 
-    def restore(self, state: "TrainState", whole: Run | None = None) -> "TrainState":
-        """Opens the workdirs; returns the state of the newest checkpoint that all runs have.
+    def resume(self, state: "TrainState", whole: Run | None = None) -> "TrainState":
+        """Opens the workdirs for writing; returns the newest state that all runs have saved.
 
         Or `state`, that before the first step, if there is none. A run that is refused leaves its
         workdir as it was.
@@ -149,7 +150,7 @@ class Journal:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Within, the seconds are none of training."""
+        """Within, the clock of training stands still."""
         start = time.perf_counter()
         yield
         self._clock += time.perf_counter() - start
@@ -171,11 +172,10 @@ class Journal:
             jax.block_until_ready(metrics)
             self.seconds["first_step"] = machine.process_seconds() - self._session.since
 
-    def wait_for_steps(self) -> dict[str, np.ndarray]:
-        """Waits for all steps that were added; returns their metrics, of each run and step.
+    def fetch_metrics(self) -> dict[str, np.ndarray]:
+        """Fetches the metrics that were added since last time, which waits for their steps.
 
-        Raises:
-          UserError: a loss is not finite.
+        Returns them for each run and step. Raises UserError if a loss is not finite.
         """
         calls, self._pending = jax.device_get(self._pending), []
         # A call's metrics are those of one step, or of several, of one run, or of several.
@@ -197,7 +197,7 @@ class Journal:
 
     def log(self, step: int, state: "TrainState") -> None:
         """Writes and shows the newest step's metrics, of those that were added since last time."""
-        fetched = self.wait_for_steps()
+        fetched = self.fetch_metrics()
         last_step, last_seconds = self._logged
         now = self.trained_seconds()
         self._logged = step, now
@@ -213,7 +213,7 @@ class Journal:
         self._write(step, self.split, self.latest[self.split])
 
     def show_evaluation(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        """Shows an evaluation of a finished run; raises UserError as write_evaluation does."""
+        """Checks, keeps and shows an evaluation, and does not write it."""
         check_evaluation(step, metrics)
         self._keep(self.split, metrics)
         self.screen.line(describe_evaluation(step, self.split, self.latest[self.split]))
@@ -229,7 +229,7 @@ class Journal:
           UserError: the state is not finite, or as Checkpoints.save does.
         """
         if self._pending:
-            self.wait_for_steps()
+            self.fetch_metrics()
         fetched = fetch(state.saved_part())
         _check_state(step, fetched)
         if self._checkpoints:

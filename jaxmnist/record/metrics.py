@@ -21,7 +21,7 @@ _IN_EACH = {"step", "split", "seconds", "loss", "accuracy"}
 class MetricWriter:
     """Appends metrics to metrics.jsonl and to TensorBoard event files, a folder for each split.
 
-    A run that resumes from `step` writes what came after it again: those lines are dropped.
+    Lines of steps after `step` are dropped: a run that resumes there writes them again.
 
     Attributes:
       kept: what metrics.jsonl holds of the steps up to `step`.
@@ -69,8 +69,8 @@ class MetricWriter:
             for field, value in config.items()
             if field not in FREE_TO_CHANGE or field == "num_steps"
         }
-        for of_shorter_run in self._workdir.tensorboard.glob("events*"):
-            of_shorter_run.unlink()
+        for old in self._workdir.tensorboard.glob("events*"):
+            old.unlink()
         events = EventFile(self._workdir.tensorboard, 0)
         # TensorBoard takes one run's list for all that it shows: the other evaluation is on it too.
         other = "validation" if evaluated == "test" else "test"

@@ -1,4 +1,4 @@
-"""A network in words, for its record: its layers, its arrays, and in what it is another one."""
+"""A network in words, for its record: its layers, its arrays, and how it differs from another."""
 
 import dataclasses
 import hashlib
@@ -85,7 +85,7 @@ class Layer(NamedTuple):
 def layer_table(model: nn.Module) -> list[Layer]:
     """The layers of a network, in the order in which they are called.
 
-    A module that calls others is left out: these are its rows. A layer that is called again has
+    A module that calls others has no row of its own. A layer that is called again has
     its parameters in its first row.
     """
     rows: list[Layer] = []

@@ -143,7 +143,7 @@ class Workdir:
                 )
 
     def save(self, config: ConfigDict) -> None:
-        """Writes the config, and then the workdir is that of a run."""
+        """Writes config.json, which makes the folder the workdir of a run."""
         write_json(self.config, config.to_dict())
 
     def load_run(self) -> dict[str, Any]:
@@ -235,7 +235,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
             return None
         raise UserError(f"{path.parent} is a file: name the folder of a run.") from None
     except OSError as e:
-        raise UserError(f"{path} cannot be read ({e.strerror}): see to that.") from None
+        raise UserError(
+            f"{path} cannot be read ({e.strerror}): check its permissions and its disk."
+        ) from None
     except ValueError as e:
         raise UserError(f"{path} is damaged ({e}): choose another workdir.") from None
     if not isinstance(value, dict):

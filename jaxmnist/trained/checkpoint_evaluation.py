@@ -47,12 +47,12 @@ def evaluate_checkpoints(
     with screen.phase("reading data"):
         dataset, (_, examples) = data.load(config, layout)
     batches = OrderedBatches(examples, config.eval_batch_size, layout)
-    steps, found = compiled_steps(config, dataset.num_classes, layout), []
+    compiled, found = compiled_steps(config, dataset.num_classes, layout), []
     for each in each_seed(Run(config, Workdir(path))):
         with screen.phase("reading the checkpoint"):
-            state = newest_state(*each, steps)
+            state = newest_state(*each, compiled)
         with screen.phase("evaluating"):
-            metrics = evaluate(steps, state, batches).metrics
+            metrics = evaluate(compiled, state, batches).metrics
         step = int(fetch(state.step))
         check_evaluation(step, metrics)
         found.append((each.config.seed, step, {k: float(v) for k, v in metrics.items()}))

@@ -197,8 +197,8 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
     # A workdir from before this was recorded has it from its dataset.
     preparation = record.load_run().get("preparation") or datasets.preparation(config.dataset)
     layout = Layout.create()
-    steps = compiled_steps(config, datasets.num_classes(config.dataset), layout)
-    return Model(Run(config, record), preparation, newest_state(config, record, steps), layout)
+    compiled = compiled_steps(config, datasets.num_classes(config.dataset), layout)
+    return Model(Run(config, record), preparation, newest_state(config, record, compiled), layout)
 
 
 def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
@@ -217,7 +217,7 @@ def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets
     return datasets.load(config.dataset, [config.eval_split], where, allow_sample=False)
 
 
-def newest_state(config: ConfigDict, record: Workdir, steps: CompiledSteps) -> TrainState:
+def newest_state(config: ConfigDict, record: Workdir, compiled: CompiledSteps) -> TrainState:
     """The state of a run's newest whole checkpoint, of which only what evaluation needs is read.
 
     The rest has shapes and no values. All processes call it, and process 0 reads.
@@ -225,12 +225,12 @@ def newest_state(config: ConfigDict, record: Workdir, steps: CompiledSteps) -> T
     Raises:
       UserError: there is none, or it is of another network than today's.
     """
-    network = describe_network(steps.state.model, tuple(config))
+    network = describe_network(compiled.state.model, tuple(config))
     distributed.from_first(lambda: record.check_network(network))
-    parts = None if steps.state.optimizer.averages else ("step", "params")
-    shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), steps.state.saved_part())
+    parts = None if compiled.state.optimizer.averages else ("step", "params")
+    shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), compiled.state.saved_part())
     tree = distributed.from_first(lambda: _newest(record, shapes, parts))
-    return steps.state.replace(**steps.layout.put(tree, steps.layout.state))
+    return compiled.state.replace(**compiled.layout.put(tree, compiled.layout.state))
 
 
 def _newest(

@@ -44,7 +44,7 @@ def told():
 @pytest.fixture
 def journal(run, layout, state, told):
     with Journal([run], layout, Session(Screen(quiet=True), told.append)) as opened:
-        assert opened.restore(state) is state
+        assert opened.resume(state) is state
         yield opened
 
 
@@ -98,7 +98,7 @@ def test_a_bad_loss_of_one_of_several_runs_is_named_with_its_seed(config, tmp_pa
     journal = Journal(runs, Layout.create(2), Session(Screen(quiet=True)))
     journal.add(2, jax.tree.map(lambda *x: jnp.stack(x), stacked([1, 2]), stacked([1, math.nan])))
     with pytest.raises(UserError, match="the loss is nan at step 2 of seed 6: lower"):
-        journal.wait_for_steps()
+        journal.fetch_metrics()
 
 
 def test_no_checkpoint_after_a_bad_loss(journal, run, state):
@@ -157,7 +157,7 @@ def test_a_checkpoint_comes_back_with_the_clock_and_the_newest_metrics(
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     run.config.num_steps = 10
     with Journal([run], layout, Session(Screen(quiet=True))) as journal:
-        journal.restore(state)
+        journal.resume(state)
         for step in (2, 4):
             now += 3
             journal.add(step, metrics(step))
@@ -167,7 +167,7 @@ def test_a_checkpoint_comes_back_with_the_clock_and_the_newest_metrics(
         journal.wait_for_checkpoints()
     now += 500
     with Journal([run], layout, Session(Screen(quiet=True))) as journal:
-        restored = journal.restore(create_train_state(run.config))
+        restored = journal.resume(create_train_state(run.config))
         assert int(restored.step) == journal.step == 2
         assert journal.latest == {"train": [{"loss": 2.0, "accuracy": 0.5}]}
         assert journal.trained_seconds() == 3
