@@ -27,7 +27,7 @@ class Evaluation(NamedTuple):
 def evaluate(compiled: CompiledSteps, state: TrainState, batches: OrderedBatches) -> Evaluation:
     """Evaluates every example, each counted once."""
     eval_step = compiled.eval_step(batches.batch_size)
-    found = [compiled.layout.settle(eval_step(state, batch)) for batch in batches]
+    found = [compiled.layout.wait_on_cpus(eval_step(state, batch)) for batch in batches]
     sums, answers = zip(*fetch(found), strict=True)
     count = batches.num_examples
     return Evaluation(

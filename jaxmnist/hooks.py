@@ -50,7 +50,7 @@ def device_calls(step: int, num_steps: int, most: int) -> Iterator[tuple[int, in
         step += count
 
 
-class Evaluate:
+class Evaluator:
     """A hook that evaluates a split, writes the metrics and draws the mistakes."""
 
     def __init__(

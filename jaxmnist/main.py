@@ -26,7 +26,7 @@ def parser(verb: str | None = None) -> Parser:
         else "Train the paper's network on MNIST and evaluate it. If the workdir holds a run, it "
         "is\ncontinued with the settings in its config.json.",
     )
-    parser.add_argument("--workdir", required=True, help="the folder that is the run's record")
+    parser.add_argument("--workdir", required=True, help="the folder of the run")
     if verb != "eval":
         parser.add_argument("--config", help="an experiment file; default: the paper's training")
         parser.add_argument(
@@ -65,10 +65,11 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
         flags.error("--dry_run says what would be trained: leave out --mode=eval")
     if verb == "eval":
         args.mode, args.config, args.dry_run = "eval", None, False
-    return run(lambda: _command(args))
+    return run(lambda: execute(args))
 
 
-def _command(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
+    """Does what the flags say."""
     with Screen(quiet=bool(args.process_id)) as screen:
         # Imported here, so that a mistyped flag is told of at once, and while the screen moves.
         from jaxmnist import checks, dry_run, train
@@ -78,7 +79,7 @@ def _command(args: argparse.Namespace) -> None:
         from jaxmnist.files import local_path
         from jaxmnist.record.workdir import Run, Workdir
 
-        record = Workdir(local_path(args.workdir, "--workdir"))
+        workdir = Workdir(local_path(args.workdir, "--workdir"))
         distributed.join(args.coordinator, args.num_processes, args.process_id, args.join_timeout)
         if not distributed.is_first():
             screen.close()
@@ -87,29 +88,29 @@ def _command(args: argparse.Namespace) -> None:
         if not args.dry_run:
             tuning.cache_compilations()
         if args.mode == "eval":
-            _evaluate(args, record, screen)
+            _evaluate(args, workdir, screen)
             return
-        saved = None if args.config else distributed.from_first(record.load_config)
+        saved = None if args.config else distributed.from_first(workdir.load_config)
         config = saved or checks.load(args.config)
         experiment = config.copy_and_resolve_references()
         checks.override(config, args.config_fields)
         if args.dry_run:
-            text = dry_run.describe(Run(config, record), screen)
+            text = dry_run.describe(Run(config, workdir), screen)
             screen.close()
             print(text)
             return
         # A command begins with its process; a call in another program now.
         since = 0.0 if machine.command_line() else None
-        results = train.train_and_evaluate(config, record.path, screen=screen, since=since)
+        results = train.train_and_evaluate(config, workdir.path, screen=screen, since=since)
     if distributed.is_first():
         # An experiment's figure is that of its own training.
         same = not saved and not config_lib.changed_training(experiment, config, ("seed",))
         same = same and experiment.num_steps == config.num_steps
         reaches = reported_accuracy(args.config) if same else None
-        _say_the_end(results, config, record, reaches)
+        say_the_end(results, config, workdir, reaches)
 
 
-def _evaluate(args: argparse.Namespace, record: "Workdir", screen: Screen) -> None:
+def _evaluate(args: argparse.Namespace, workdir: "Workdir", screen: Screen) -> None:
     from jaxmnist import checks
     from jaxmnist.data.datasets import eval_name
     from jaxmnist.devices import distributed
@@ -117,17 +118,17 @@ def _evaluate(args: argparse.Namespace, record: "Workdir", screen: Screen) -> No
     from jaxmnist.record.metrics import describe_evaluation
     from jaxmnist.trained.checkpoint_evaluation import evaluate_checkpoints
 
-    config = distributed.from_first(record.load_config)
+    config = distributed.from_first(workdir.load_config)
     if config is None:
-        others = find_runs.several(record.path)
+        others = find_runs.several(workdir.path)
         raise UserError(
             f"{others}. Name one of them."
             if others
-            else f"{record.path} holds no run to evaluate: train there first."
+            else f"{workdir.path} holds no run to evaluate: train there first."
         )
     checks.override(config, args.config_fields)
     checks.check(config, training=False)
-    found = evaluate_checkpoints(config, record.path, screen)
+    found = evaluate_checkpoints(config, workdir.path, screen)
     screen.close()
     for seed, step, metrics in found:
         if distributed.is_first():
@@ -136,20 +137,20 @@ def _evaluate(args: argparse.Namespace, record: "Workdir", screen: Screen) -> No
             print(which + describe_evaluation(step, eval_name(config), [metrics]) + on)
 
 
-def _say_the_end(
-    results: dict[str, Any], config: "ConfigDict", record: "Workdir", reaches: str | None
+def say_the_end(
+    results: dict[str, Any], config: "ConfigDict", workdir: "Workdir", reaches: str | None
 ) -> None:
     """What was reached, and the commands that come next."""
     from jaxmnist.data import datasets
     from jaxmnist.record import results as results_lib
 
-    done = results_lib.summary(results, datasets.eval_name(config), record.path)
+    done = results_lib.summary(results, datasets.eval_name(config), workdir.path)
     say(done)
     if results["dataset"]["name"] == datasets.SAMPLE:
         trained = results["dataset"]["num_examples"]["train"]
         more = f"; with MNIST this experiment reaches {reaches}" if reaches else ""
         say(f"trained on {trained:,} sample digits, not on MNIST{more}")
-    model = f"--workdir={record.path}"
+    model = f"--workdir={workdir.path}"
     if config.num_seeds > 1:
         model = f"{model}/seed-{config.seed}"
     steps = f"--config.num_steps={2 * config.num_steps}"
@@ -158,7 +159,7 @@ def _say_the_end(
         ("report", model),
         ("demo", model),
         ("predict", model, "digit.png"),
-        ("train", f"--workdir={record.path}", steps),
+        ("train", f"--workdir={workdir.path}", steps),
     ):
         say(f"  {command(verb, *flags)}", wrap=False)  # It is there to be pasted.
 

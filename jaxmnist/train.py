@@ -17,7 +17,7 @@ from jaxmnist.devices import distributed, machine, tuning
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path, write_json
-from jaxmnist.hooks import Evaluate, Hooks, Stop, device_calls
+from jaxmnist.hooks import Evaluator, Hooks, Stop, device_calls
 from jaxmnist.record import results as results_lib
 from jaxmnist.record.journal import Journal, Session
 from jaxmnist.record.metrics import mean
@@ -51,7 +51,7 @@ def train(
         batches = ShuffledBatches(training, data_keys(run_seeds, layout), batch_size, layout)
         in_order = OrderedBatches(test, config.eval_batch_size, layout)
         mistakes = Mistakes(config, dataset.splits[1], journal)
-        evaluate_test = Evaluate(compiled, in_order, journal, mistakes)
+        evaluate_test = Evaluator(compiled, in_order, journal, mistakes)
         profile, stop, hooks = Profile(runs[0], journal), Stop(journal), Hooks(config.num_steps)
         hooks.add(profile, every=1)
         hooks.add(journal.log, every=config.log_every)
@@ -66,7 +66,7 @@ def train(
             for step, count in device_calls(journal.start(), config.num_steps, most):
                 with profile.call(step, count):
                     step_fn = compiled.train_step(batch_size, count)
-                    state, metrics = layout.settle(step_fn(state, batches(step, count)))
+                    state, metrics = layout.wait_on_cpus(step_fn(state, batches(step, count)))
                 journal.add(step + count, metrics)
                 hooks(step + count, state)
         return _finish(state, dataset, evaluate_test, journal)
@@ -91,7 +91,7 @@ def _introduce(config: ConfigDict, dataset: Dataset, state: TrainState, journal:
 
 
 def _finish(
-    state: TrainState, dataset: Dataset, evaluate_test: Evaluate, journal: Journal
+    state: TrainState, dataset: Dataset, evaluate_test: Evaluator, journal: Journal
 ) -> list[dict[str, Any]]:
     """Evaluates if no step was left to take, and writes the results."""
     run = journal.runs[0]

@@ -87,7 +87,7 @@ def test_an_evaluation_is_written_and_no_part_of_the_training_time(
         return Evaluation(metrics, answers)
 
     monkeypatch.setattr(hooks, "evaluate", evaluate)
-    hook = hooks.Evaluate(
+    hook = hooks.Evaluator(
         compiled_steps(config, 10, layout),
         OrderedBatches(sample[1], 200, layout),
         journal,

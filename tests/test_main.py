@@ -441,7 +441,7 @@ def test_the_sample_is_told_of_again_at_the_end(tmp_path, capsys):
         (reported_accuracy(None), "99.46 %"),
         (None, ""),
     ):
-        main._say_the_end(results, config, Workdir(tmp_path), reaches)
+        main.say_the_end(results, config, Workdir(tmp_path), reaches)
         said = "trained on 4,000 sample digits, not on MNIST"
         said += f"; with MNIST this experiment reaches {more}" if more else ""
         assert said in capsys.readouterr().out.splitlines()

@@ -111,7 +111,7 @@ def test_a_run_that_fails_writes_its_trace(config, tmp_path, monkeypatch):
         raise UserError("the loss is nan")
 
     config.profile_steps = "4:6"  # It fails after step 4.
-    monkeypatch.setattr(hooks.Evaluate, "__call__", fail)
+    monkeypatch.setattr(hooks.Evaluator, "__call__", fail)
     with pytest.raises(UserError, match="the loss is nan"):
         train.train_and_evaluate(config, tmp_path / "first")
     config.profile_steps = "0:6"

@@ -123,7 +123,7 @@ class Layout:
         with jax.transfer_guard("allow"):
             return jax.tree.map(put, tree)
 
-    def settle(self, tree: T) -> T:
+    def wait_on_cpus(self, tree: T) -> T:
         """Waits for `tree` where the steps of several devices must not overlap: on CPUs.
 
         There XLA's collectives wait for each other on few threads, and may do so for ever.

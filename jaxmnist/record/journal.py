@@ -203,7 +203,7 @@ class Journal:
         self._logged = step, now
         speed = (step - last_step) / max(now - last_seconds, 1e-9)
         newest = {name: values[:, -1] for name, values in fetched.items()}
-        runs = [each | {"steps_per_second": speed} for each in _each_run(newest, len(self.runs))]
+        runs = [each | {"steps_per_second": speed} for each in _per_run(newest, len(self.runs))]
         self._write(step, "train", runs)
         self.screen.progress(step, mean(runs))
 
@@ -275,7 +275,7 @@ class Journal:
 
     def _keep(self, split: str, metrics: dict[str, np.ndarray]) -> None:
         newest = {name: metrics[name] for name in ("loss", "accuracy")}
-        self.latest[split] = _each_run(newest, len(self.runs))
+        self.latest[split] = _per_run(newest, len(self.runs))
 
     def _write(self, step: int, split: str, runs: Sequence[dict[str, float]]) -> None:
         for run, writer, metrics in zip(self.runs, self._writers, runs, strict=False):
@@ -284,7 +284,7 @@ class Journal:
                 self._session.on_metrics(line | {"seed": run.config.seed})
 
 
-def _each_run(metrics: dict[str, np.ndarray], count: int) -> list[dict[str, float]]:
+def _per_run(metrics: dict[str, np.ndarray], count: int) -> list[dict[str, float]]:
     values = {name: np.reshape(value, count) for name, value in metrics.items()}
     return [{name: float(each[i]) for name, each in values.items()} for i in range(count)]
 

@@ -99,7 +99,7 @@ def train_20_steps(count):
             batch = batches(step)
             for x in batch.values():
                 digest.update(np.asarray(x).tobytes())
-            state, metrics = layout.settle(step_fn(state, batch))
+            state, metrics = layout.wait_on_cpus(step_fn(state, batch))
             losses.append(float(metrics["loss"]))
     part = batch["image"].addressable_shards[0].data.shape[0]
     return losses, digest.hexdigest(), collectives(step_fn), part

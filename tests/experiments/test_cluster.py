@@ -60,7 +60,7 @@ def test_the_command_of_the_pods_is_one(monkeypatch):
     ]["containers"][0]
     assert container["command"] == ["python", "-m", "jaxmnist.main"]
     seen = []
-    monkeypatch.setattr("jaxmnist.main._command", seen.append)
+    monkeypatch.setattr("jaxmnist.main.execute", seen.append)
     assert main(container["args"]) == 0
     assert seen[0].workdir == "/runs/jaxmnist"
     assert seen[0].config_fields == [("data_dir", "/runs/data")]
