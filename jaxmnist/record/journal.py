@@ -71,8 +71,8 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as every:  # Closes all, also where one cannot be.
-            for checkpoints in self._checkpoints:
-                every.callback(checkpoints.close)
+            for opened in self._checkpoints:
+                every.callback(opened.close)
             for writer in self._writers:
                 every.callback(writer.close)
 
