@@ -1,7 +1,7 @@
 """The steps as executables: what is compiled is what is called."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +44,7 @@ class CompiledSteps:
         )
         shapes = jax.eval_shape(self._init, _put(range(layout.num_runs), layout))
         self.state: TrainState = jax.tree.map(self._of_state, shapes)
-        self._programs: dict[tuple[int, ...], jax.stages.Compiled] = {}
+        self._programs: dict[tuple[int, ...], Callable] = {}
 
     def init(self, seeds: Sequence[int]) -> TrainState:
         """The state before the first step, with a seed for each of the layout's runs."""
@@ -53,7 +53,7 @@ class CompiledSteps:
     def _of_state(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.state)
 
-    def train_step(self, batch_size: int, count: int = 1) -> jax.stages.Compiled:
+    def train_step(self, batch_size: int, count: int = 1) -> Callable:
         """train_step for batches of a size; the state's memory goes to the next state.
 
         With a count above 1, as many steps: batches and metrics are stacked along a first axis.
@@ -72,10 +72,10 @@ class CompiledSteps:
                 compiler_options=tuning.compiler_options(),
             )
             batch = _batch(shapes, sharding)
-            self._programs[batch_size, count] = step.lower(self.state, batch).compile()
+            self._programs[batch_size, count] = _compile(step, self.state, batch)
         return self._programs[batch_size, count]
 
-    def eval_step(self, batch_size: int) -> jax.stages.Compiled:
+    def eval_step(self, batch_size: int) -> Callable:
         """eval_step for batches of a size; all runs see the same batch."""
         if (batch_size,) not in self._programs:
             layout, shape = self.layout, (batch_size,)
@@ -87,8 +87,13 @@ class CompiledSteps:
                 compiler_options=tuning.compiler_options(),
             )
             batch = _batch(shapes, layout.batch())
-            self._programs[(batch_size,)] = step.lower(self.state, batch).compile()
+            self._programs[(batch_size,)] = _compile(step, self.state, batch)
         return self._programs[(batch_size,)]
+
+
+def _compile(step: jax.stages.Wrapped, *shapes: Any) -> Callable:
+    """The executable; with JAX_DISABLE_JIT, which forbids to call one, the function itself."""
+    return step if jax.config.values["jax_disable_jit"] else step.lower(*shapes).compile()
 
 
 def _batch(shapes: dict[str, tuple[int, ...]], sharding: NamedSharding) -> dict[str, Any]:

@@ -147,7 +147,9 @@ def _measure(
     evaluations = max(evaluations // layout.num_runs, 1)
     in_steps, in_evaluations = left * seconds, evaluations * calls * eval_seconds
     whole = since + compiling + in_steps + in_evaluations
-    temporary = getattr(step_fn.memory_analysis(), "temp_size_in_bytes", 0)
+    # With JAX_DISABLE_JIT it is no executable.
+    analysis = step_fn.memory_analysis() if isinstance(step_fn, jax.stages.Compiled) else None
+    temporary = getattr(analysis, "temp_size_in_bytes", 0)
     peak = machine.peak_memory_bytes()
     of_process = f"; about {peak / 2**20:,.0f} MiB for the whole process" if peak else ""
     plural = "s" * (evaluations > 1)

@@ -78,3 +78,15 @@ def test_the_keys_of_the_data(sample, layout):
     assert (keys[0] == split_seed(0)["data"]).all()
     first, second = (ShuffledBatches(sample[0], key, 20, layout)(0) for key in keys)
     assert (first["label"] != second["label"]).any()
+
+
+def test_where_nothing_may_be_compiled_the_functions_are_called(config, batch, layout):
+    """As with JAX_DISABLE_JIT=1, to step through them: slowly, and with the same numbers."""
+    config.learning_rate = 0.03  # No other test has compiled this.
+    expected = jax.jit(train_step)(create_train_state(config), batch)[1]
+    with jax.disable_jit():
+        steps = compiled_steps(config, 10, layout)
+        state, metrics = steps.train_step(20)(steps.init([0]), batch)
+        sums, _ = steps.eval_step(20)(state, batch | {"mask": jnp.ones(20, bool)})
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
+    assert np.isfinite(sums["loss"])
