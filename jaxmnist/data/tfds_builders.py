@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 import requests
 import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
@@ -326,7 +327,7 @@ def read(
 ) -> tuple[UInt8[np.ndarray, "n 28 28 1"], Int64[np.ndarray, " n"]]:
     """A whole prepared split, in tfds's order.
 
-    Decoding it takes seconds, so its arrays are kept in a file beside the records.
+    Decoding it takes seconds, so its arrays are kept in a file: see `_caches`.
 
     Raises:
       UserError: it is in a format that needs TensorFlow, or damaged.
@@ -338,7 +339,7 @@ def read(
         stats = {path.name: path.stat() for path in files}
         made_from = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
         decode = functools.partial(_decode, builder, split)
-        images, labels = _cached(folder / f"{split}.npz", made_from, decode)
+        images, labels = _cached(_caches(folder, split), made_from, decode)
     except Exception as e:
         raise _damaged(builder.data_dir, e) from e
     if len(labels) != builder.num_examples[split]:
@@ -347,25 +348,41 @@ def read(
     return images, labels
 
 
+def _caches(folder: Path, split: str) -> list[Path]:
+    """Files for a split's arrays: beside the records, or else in the user's cache folder."""
+    paths = [folder / f"{split}.npz"]
+    with contextlib.suppress(RuntimeError):  # Where there is no home; or the folder is "~/...".
+        own = Path(platformdirs.user_cache_dir("jaxmnist"))
+        name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+        paths += [own / "data" / name / f"{split}.npz"] if own.is_absolute() else []
+    return paths
+
+
 def _cached(
-    path: Path, made_from: dict[str, list[int]], make: Callable[[], tuple[np.ndarray, np.ndarray]]
+    paths: list[Path],
+    made_from: dict[str, list[int]],
+    make: Callable[[], tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels that `make` returns, which are kept in the file `path`.
+    """The images and labels that `make` returns, which are kept in one of the files.
 
     Args:
-      path: the file; without it, or where it cannot be written, everything still works.
+      paths: the files; the first that can be written is. Without any, everything still works.
       made_from: the size and modification time of each file that `make` reads, by its name.
-      make: called unless the file holds what was made from the same files.
+      make: called unless a file holds what was made from the same files.
     """
-    # It may be damaged in any way; np.load(path) would leave it open then.
-    with contextlib.suppress(Exception), path.open("rb") as f, np.load(f) as cache:
-        if json.loads(str(cache["made_from"])) == made_from:
-            return cache["images"], cache["labels"]
+    for path in paths:
+        # It may be damaged in any way; np.load(path) would leave it open then.
+        with contextlib.suppress(Exception), path.open("rb") as f, np.load(f) as cache:
+            if json.loads(str(cache["made_from"])) == made_from:
+                return cache["images"], cache["labels"]
     images, labels = make()
     data = io.BytesIO()
     np.savez(data, images=images, labels=labels, made_from=json.dumps(made_from))
-    with contextlib.suppress(OSError):
-        write_bytes(path, data.getvalue())
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(path, data.getvalue())
+            break
     return images, labels
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 import numpy as np
+import platformdirs
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
@@ -333,6 +334,8 @@ def prepared(small_mnist, archives, tmp_path):
 @pytest.fixture
 def read(prepared, monkeypatch):
     """Reads the test split, and says whether its images had to be decoded."""
+    own = str(prepared.parents[1] / "cache")
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: own)
     decode, decoded = png.decode, []
     monkeypatch.setattr(png, "decode", lambda data: decoded.append(data) or decode(data))
 
@@ -400,6 +403,21 @@ def test_a_folder_that_cannot_be_written_is_read(prepared, read, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert files(prepared) == before
     assert capsys.readouterr() == ("", "")
+
+
+def test_where_the_folder_cannot_be_written_the_arrays_are_in_the_user_s_cache(prepared, read):
+    first, _ = read()
+    (prepared / "test.npz").unlink()
+    (prepared / ".test.npz.new").mkdir()  # So that not even root can write the file.
+    for expected in (True, False):
+        again, was_decoded = read()
+        assert was_decoded == expected
+        assert_same(again, first)
+    (kept,) = (prepared.parents[1] / "cache").rglob("*.npz")
+    assert kept.name == "test.npz"
+    os.utime(next(prepared.glob("*test.array_record*")), (1, 1))
+    assert read()[1], "arrays of other records were taken"
+    assert not (prepared / "test.npz").exists()
 
 
 def test_images_of_another_kind_are_damage(small_mnist, archives, tmp_path, monkeypatch):
