@@ -1,0 +1,214 @@
+"""Augmentation beside SciPy's, what strength 0 leaves, and the sentences for what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from jaxmnist import augment
+from jaxmnist.augment import Augment, create_augment
+from jaxmnist.errors import UserError
+
+KEY = jax.random.key(0)
+ALL = "affine(), elastic(), cutout()"
+
+
+@pytest.fixture(scope="module", params=[(28, 28, 1), (9, 14, 3)], ids=str)
+def images(request):
+    """Noise up to the edges, so that every pixel tells."""
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.random((6, *request.param)), jnp.float32)
+
+
+def each_plane(function, images):
+    """function(i, plane) of every channel of every image."""
+    planes = np.moveaxis(np.asarray(images, np.float64), 3, 1)
+    found = [[function(i, plane) for plane in image] for i, image in enumerate(planes)]
+    return np.moveaxis(np.array(found), 1, 3)
+
+
+@jax.jit
+def transform(images, angle=0.0, scale=1.0, shear=0.0, shift=(0.0, 0.0)):
+    """Each image transformed in the same way."""
+    count = len(images)
+    full = (jnp.full(count, value, jnp.float32) for value in (angle, scale, shear))
+    matrices = augment.affine_matrix(*full)
+    return augment.transform(
+        images, matrices, jnp.tile(jnp.array(shift, jnp.float32)[None], (count, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "affine(rotate=0, shift=0, scale=0, shear=0), elastic(alpha=0, sigma=1), cutout(size=0)",
+        "",
+    ],
+)
+def test_strength_0_is_the_identity(images, text):
+    np.testing.assert_array_equal(jax.jit(create_augment(text))(KEY, images), images)
+
+
+@pytest.mark.parametrize("shift", [(2, 0), (0, -3), (-1, 4), (40, 0)])
+def test_a_whole_shift_moves_down_and_right(images, shift):
+    expected = each_plane(lambda i, x: ndimage.shift(x, shift, order=0, mode="constant"), images)
+    np.testing.assert_array_equal(transform(images, shift=shift), expected)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "forward"),
+    [
+        ({"angle": np.radians(30)}, lambda d, r: (d * 3**0.5 / 2 - r / 2, d / 2 + r * 3**0.5 / 2)),
+        ({"angle": np.radians(-90)}, lambda d, r: (r, -d)),
+        ({"scale": 1.25}, lambda d, r: (1.25 * d, 1.25 * r)),
+        ({"shear": 0.25}, lambda d, r: (d, r + 0.25 * d)),
+        ({"shift": (1.5, -0.25)}, lambda d, r: (d + 1.5, r - 0.25)),
+        # Slanted, then turned, then grown, then moved.
+        (
+            {"angle": np.pi / 2, "scale": 0.5, "shear": 0.5, "shift": (1.0, 2.0)},
+            lambda d, r: (1 - 0.5 * (r + 0.5 * d), 2 + 0.5 * d),
+        ),
+    ],
+)
+def test_affine_maps_beside_scipy(images, amounts, forward):
+    """`forward` tells where a place, down and to the right of the centre, is moved to."""
+    moved = np.array(forward(0.0, 0.0))
+    matrix = np.stack([np.array(forward(*axis)) - moved for axis in np.eye(2)], axis=1)
+    inverse, centre = np.linalg.inv(matrix), (np.array(images.shape[1:3]) - 1) / 2
+    offset = centre - inverse @ (centre + moved)
+
+    def expected(_, x):
+        return ndimage.affine_transform(x, inverse, offset, order=1, mode="grid-constant")
+
+    np.testing.assert_allclose(
+        transform(images, **amounts), each_plane(expected, images), rtol=0, atol=1e-5
+    )
+
+
+def test_a_known_turn_is_counterclockwise(images):
+    square = images[:, :9, :9]
+    np.testing.assert_allclose(
+        transform(square, angle=np.pi / 2), np.rot90(square, axes=(1, 2)), rtol=0, atol=1e-5
+    )
+
+
+def test_draws_are_uniform_up_to_each_strength(monkeypatch):
+    """What is drawn for 4,000 images is between -x and x, and nearly as far as that."""
+    drawn = []
+    monkeypatch.setattr(augment, "affine_matrix", lambda *args: drawn.extend(args))
+    monkeypatch.setattr(augment, "transform", lambda x, _, shifts: drawn.append(shifts) or x)
+    augment.affine(KEY, jnp.zeros((4000, 1, 1, 1)), rotate=90.0, shift=3.0, scale=0.2, shear=0.5)
+    angles, scales, shears, shifts = drawn
+    for values, most in (
+        (angles, np.pi / 2),
+        (scales - 1, 0.2),
+        (shears, 0.5),
+        (shifts[:, 0], 3),
+        (shifts[:, 1], 3),
+    ):
+        quantiles = np.quantile(values / most, [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(quantiles, [-1, -0.5, 0, 0.5, 1], atol=0.05)
+    draws = np.stack([angles, scales, shears, *shifts.T])
+    np.testing.assert_allclose(np.corrcoef(draws), np.eye(5), atol=0.1)
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), [(25.0, 4.0), (8.0, 1.5)])
+def test_elastic_beside_scipy(images, alpha, sigma):
+    fields = np.asarray(augment.noise(KEY, images.shape[:3]), np.float64)
+    grid = np.mgrid[: images.shape[1], : images.shape[2]]
+
+    def expected(i, x):
+        smooth = [ndimage.gaussian_filter(field[i], sigma, mode="constant") for field in fields]
+        places = grid + alpha * np.array(smooth)
+        return ndimage.map_coordinates(x, places, order=1, mode="grid-constant")
+
+    np.testing.assert_allclose(
+        augment.elastic(KEY, images, alpha, sigma), each_plane(expected, images), rtol=0, atol=2e-5
+    )
+
+
+def test_noise_is_uniform_and_its_halves_are_independent():
+    a, b = np.asarray(augment.noise(KEY, (100_000,)))
+    for values in (a, b):
+        quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1])
+        np.testing.assert_allclose(quantiles, [-1, -0.5, 0, 0.5, 1], atol=0.01)
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
+
+
+def test_cutout_makes_a_square_0():
+    out = np.asarray(augment.cutout(KEY, jnp.ones((2000, 12, 20, 2)), size=5.0))
+    assert set(np.unique(out)) == {0, 1}
+    np.testing.assert_array_equal(out[..., 0], out[..., 1])
+    gone = out[..., 0] == 0
+    heights, widths = gone.any(2).sum(1), gone.any(1).sum(1)
+    np.testing.assert_array_equal(heights * widths, gone.sum((1, 2)))
+    # From whole ones to those of which half lies outside; every pixel can go.
+    assert (set(heights), set(widths)) == ({3, 4, 5}, {3, 4, 5})
+    assert gone.any(0).all()
+
+
+@pytest.mark.parametrize("text", ["affine()", "elastic()", "cutout(size=4)"])
+def test_draws_follow_the_key_and_differ_by_image(text):
+    same = jnp.ones((20, 12, 12, 1))
+    function = jax.jit(create_augment(text))
+    out = np.asarray(function(KEY, same))
+    np.testing.assert_array_equal(out, function(KEY, same))
+    assert (out != np.asarray(function(jax.random.key(1), same))).any()
+    assert len(np.unique(out.reshape(20, -1), axis=0)) > 10
+    assert (out.min(), out.max()) >= (0, 0)
+    assert out.max() <= 1 + 1e-6
+
+
+def test_calls_are_applied_in_their_order():
+    images = jax.random.uniform(KEY, (4, 9, 8, 2))
+    out = create_augment("elastic(), affine(rotate=40)")(KEY, images)
+    by_hand = augment.elastic(jax.random.fold_in(KEY, 0), images)
+    by_hand = augment.affine(jax.random.fold_in(KEY, 1), by_hand, rotate=40.0)
+    np.testing.assert_array_equal(out, by_hand)
+
+
+def test_vmap_changes_no_draw():
+    function, images = create_augment(ALL), jax.random.uniform(KEY, (4, 9, 8, 2))
+    keys = jnp.stack([KEY, jax.random.key(1)])
+    both = jax.jit(jax.vmap(function))(keys, jnp.stack([images, images]))
+    for key, out in zip(keys, both, strict=True):
+        np.testing.assert_allclose(jax.jit(function)(key, images), out, rtol=0, atol=1e-5)
+
+
+def test_equal_by_value():
+    one, same = create_augment("affine()"), create_augment(" affine(shear=0.1,rotate=12.0,shift=2)")
+    assert one == same
+    assert hash(one) == hash(same)
+    others = [create_augment(text) for text in ("affine(shift=3)", "affine(), affine()", "elastic")]
+    assert len({one, same, *others}) == 4
+    assert create_augment("") == Augment()
+    assert not Augment()
+    assert one
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("affine(12)", "it must be names with keyword arguments and commas between them, such as"),
+        ("affine() elastic()", "it must be names with keyword arguments"),
+        ("affine(shift=x)", "it must be names with keyword arguments"),
+        ("affine, blur(3), elastic", "it must be names with keyword arguments"),
+        ("affine, blur", "'blur' is none of affine, elastic, cutout."),
+        ("affine(angle=3)", "affine takes rotate, shift, scale, shear, not 'angle'."),
+        ("elastic(key=3)", "elastic takes alpha, sigma, not 'key'."),
+        ("affine(rotate=-1)", "rotate must be a number from 0 to 180."),
+        ("affine(shift=1e999)", "shift must be a number from 0 to 1,000."),
+        ("affine(scale=1)", "scale must be a number from 0 to 0.9."),
+        ("affine(shear=True)", "shear must be a number from 0 to 10."),
+        ("elastic(alpha='high')", "alpha must be a number from 0 to 1,000."),
+        ("elastic(sigma=0)", "sigma must be a number from 0.1 to 100."),
+        ("cutout(size=(1, 2))", "size must be a number from 0 to 1,000."),
+        ("cutout(size=None)", "size must be a number from 0 to 1,000."),
+    ],
+)
+def test_what_is_no_augmentation_is_refused_in_a_sentence(text, sentence):
+    with pytest.raises(UserError) as e:
+        create_augment(text)
+    assert str(e.value).startswith(f"augment={text!r} is not allowed: {sentence}")
+    assert str(e.value).count(". ") == 0
