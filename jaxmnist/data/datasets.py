@@ -1,22 +1,28 @@
-"""A dataset's name -> its splits as arrays: prepared by tfds, or the bundled sample."""
+"""A config's dataset -> its splits as arrays.
+
+Those of MNIST's family are prepared by tfds if need be; the bundled sample, folders of pictures,
+arrays and what else is prepared by tfds are read as they are.
+"""
 
 import contextlib
 import dataclasses
+import hashlib
+import re
 import threading
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import requests
 import tensorflow_datasets as tfds
-from jaxtyping import Integer, UInt8
+from jaxtyping import Float32, Integer, UInt8
 from ml_collections import ConfigDict
 
-from jaxmnist.data import idx, tfds_builders
+from jaxmnist.data import arrays, folder, idx, prepared, tfds_builders
+from jaxmnist.data.info import DatasetInfo, Preparation
 from jaxmnist.errors import UserError, first_line, warn
 
 SAMPLE = "mnist_sample"
-Preparation = dict[str, Any]  # trained/pictures.py says what it holds.
 _SAMPLE_DIR = Path(__file__).parent / SAMPLE
 _SAMPLE_EXAMPLES = {"train": 4000, "test": 1000}
 NETWORK_SECONDS = 8  # How long a server may take to answer.
@@ -30,30 +36,58 @@ class _Unreachable(UserError):
 class Split:
     """A split, or a slice of one, in host memory."""
 
-    images: UInt8[np.ndarray, "n 28 28 1"]
+    images: UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]
     labels: Integer[np.ndarray, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def upright(self, preparation: Preparation) -> "Split":
-        """The same split, with its images as a person sees them."""
+        """The same split, with its images as a person sees them, in uint8."""
         images = self.images.swapaxes(1, 2) if preparation["swap_axes"] else self.images
-        return Split(images, self.labels)
+        return Split(to_uint8(images), self.labels)
+
+
+def to_uint8(images: np.ndarray) -> UInt8[np.ndarray, "n h w c"]:
+    """Images of a split as grey levels or colours from 0 to 255."""
+    return images if images.dtype == np.uint8 else np.round(images * 255).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The splits that a run asked for, in that order, and the name of the dataset."""
+    """The splits that a run asked for, in that order, and what is known of the dataset."""
 
-    name: str
-    num_classes: int
+    info: DatasetInfo
     splits: list[Split]
+
+    @property
+    def name(self) -> str:
+        return self.info.name
 
 
 def names() -> list[str]:
-    """Every dataset that `load` knows."""
+    """The datasets whose content is known, so that they are described without being there."""
     return [*tfds_builders.names(), SAMPLE]
+
+
+def describe(config: ConfigDict) -> DatasetInfo:
+    """What is known of a config's dataset before its images are read.
+
+    Raises:
+      UserError: there is no such dataset, or it is not there; those in `names()` may be missing.
+    """
+    name = config.dataset
+    return _describe(name) if name in names() else _source(name).describe(config)
+
+
+def _source(name: str) -> ModuleType:
+    """The module that has `describe` and `read` for a dataset that is none of `names()`."""
+    return {"folder": folder, "arrays": arrays}.get(name.partition(":")[0], prepared)
+
+
+def _describe(name: str) -> DatasetInfo:
+    counts = _SAMPLE_EXAMPLES if name == SAMPLE else tfds_builders.num_examples(name)
+    return DatasetInfo(name, counts, class_names(name), (28, 28, 1), preparation(name))
 
 
 def class_names(name: str) -> list[str]:
@@ -89,6 +123,33 @@ def num_classes(name: str) -> int:
     return len(class_names(name))
 
 
+def with_digest(dataset: Dataset) -> Dataset:
+    """The same, with the SHA-256 of its first split in its info, if its content may change."""
+    if dataset.name in names():
+        return dataset
+    digest = hashlib.sha256(repr(dataset.info.class_names).encode())
+    for array in (dataset.splits[0].labels.astype(np.int64), dataset.splits[0].images):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    info = dataclasses.replace(dataset.info, sha256=digest.hexdigest())
+    return Dataset(info, dataset.splits)
+
+
+def read(config: ConfigDict, splits: list[str]) -> Dataset:
+    """Splits such as "train[:55000]" of a config's dataset; see `load` for those in `names()`.
+
+    Raises:
+      UserError: no such split, or no data: how to get it.
+    """
+    if config.dataset in names():
+        return load(config.dataset, splits, config.data_dir, config.allow_sample)
+    source, info = _source(config.dataset), describe(config)
+    bases = {base for split in splits for base, _, _ in slice_of(info, split)}
+    info, whole = source.read(config, bases)
+    _warn_of_gaps(info, whole)
+    return Dataset(info, _cut(whole, [slice_of(info, split) for split in splits]))
+
+
 def load(
     name: str, splits: list[str], data_dir: str | None = None, allow_sample: bool = True
 ) -> Dataset:
@@ -107,7 +168,8 @@ def load(
     """
     if name == SAMPLE:
         return _load_sample(splits)
-    slices = [slice_of(name, split) for split in splits]
+    info = _describe(name)
+    slices = [slice_of(info, split) for split in splits]
     builder = tfds_builders.create(name, data_dir)
     if not tfds_builders.is_prepared(builder):
         try:
@@ -125,16 +187,21 @@ def load(
         builder = tfds_builders.create(name, data_dir)  # Again: it reads on creation what is there.
     bases = {base for parts in slices for base, _, _ in parts}
     whole = {base: tfds_builders.read(builder, base) for base in bases}
-    return Dataset(name, num_classes(name), _cut(whole, slices))
+    return Dataset(info, _cut(whole, slices))
 
 
-def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
+def slice_of(of: DatasetInfo | str, split: str) -> list[tuple[str, int, int]]:
     """The parts of a split in tfds's syntax: [(base split, first example, end)].
+
+    Args:
+      of: what is known of the dataset, or one of `names()`.
+      split: the split.
 
     Raises:
       UserError: no such split, or an empty one.
     """
-    counts = _SAMPLE_EXAMPLES if name == SAMPLE else tfds_builders.num_examples(name)
+    info = _describe(of) if isinstance(of, str) else of
+    counts = info.num_examples
     infos = {b: tfds.core.SplitInfo(b, [n], 0, filename_template=None) for b, n in counts.items()}
     allowed = " and ".join(f"{base} ({n:,} examples)" for base, n in counts.items())
     try:
@@ -146,26 +213,39 @@ def slice_of(name: str, split: str) -> list[tuple[str, int, int]]:
     ]
     if not ranges or any(first >= end for _, first, end in ranges):
         raise UserError(
-            f"{split!r} names no examples of {name}: it has {allowed}, which can be sliced as "
-            "in 'train[:80%]', 'train[100:200]' or 'train+test'."
+            f"{split!r} names no examples of {info.name}: it has {allowed}, which can be "
+            "sliced as in 'train[:80%]', 'train[100:200]' or 'train+test'."
         )
     return ranges
 
 
 def eval_name(config: ConfigDict) -> str:
-    """What to call the evaluation's split in metrics: "test", or "validation" if cut from train."""
-    bases = {base for base, _, _ in slice_of(config.dataset, config.eval_split)}
+    """What to call the evaluation's split in metrics: "test" or, of all others, "validation"."""
+    bases = set(re.findall(r"(?:^|\+)\s*([\w-]+)", config.eval_split))
     return "test" if bases == {"test"} else "validation"
 
 
 def _load_sample(splits: list[str]) -> Dataset:
-    slices = [slice_of(SAMPLE, split) for split in splits]
+    info = _describe(SAMPLE)
+    slices = [slice_of(info, split) for split in splits]
     whole = {}
     for base, prefix in tfds_builders.MNIST.prefix.items():
         images = idx.read_images(idx.find(_SAMPLE_DIR, f"{prefix}-images-idx3-ubyte"))
         labels = idx.read_labels(idx.find(_SAMPLE_DIR, f"{prefix}-labels-idx1-ubyte"), 10)
         whole[base] = images, labels
-    return Dataset(SAMPLE, num_classes(SAMPLE), _cut(whole, slices))
+    return Dataset(info, _cut(whole, slices))
+
+
+def _warn_of_gaps(info: DatasetInfo, whole: tfds_builders.Arrays) -> None:
+    """Tells of classes that one of the splits lacks."""
+    for split, (_, labels) in sorted(whole.items()):
+        lacking = sorted(set(range(len(info.class_names))) - set(labels.tolist()))
+        if lacking:
+            named = ", ".join(
+                [*(info.class_names[i] for i in lacking[:5]), *(["..."] if lacking[5:] else [])]
+            )
+            classes = "class" if len(lacking) == 1 else f"{len(lacking)} classes"
+            warn(f"WARNING: {split} of {info.name} has no examples of the {classes} {named}")
 
 
 def _cut(whole: tfds_builders.Arrays, slices: list[list[tuple[str, int, int]]]) -> list[Split]:

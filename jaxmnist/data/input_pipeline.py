@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, Integer, Key, Shaped, UInt8
+from jaxtyping import Array, Float32, Int, Integer, Key, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from jaxmnist.data import datasets
 from jaxmnist.devices import distributed
 from jaxmnist.devices.sharding import Layout
 
+Images = UInt8[Array, "n height width channels"] | Float32[Array, "n height width channels"]
 Batch = dict[str, Shaped[Array, "..."]]
 
 
@@ -23,7 +24,7 @@ Batch = dict[str, Shaped[Array, "..."]]
 class Examples:
     """A split in device memory."""
 
-    images: UInt8[Array, "n height width channels"]
+    images: Images
     labels: Int[Array, " n"]
 
     def __len__(self) -> int:
@@ -31,7 +32,8 @@ class Examples:
 
 
 def put_on_device(
-    images: UInt8[np.ndarray, "n height width channels"],
+    images: UInt8[np.ndarray, "n height width channels"]
+    | Float32[np.ndarray, "n height width channels"],
     labels: Integer[np.ndarray, " n"],
     layout: Layout,
 ) -> Examples:
@@ -60,12 +62,19 @@ class Data:
         """
         splits = [config.train_split, config.eval_split]
         allow_sample = config.allow_sample and self.allow_sample
-        args = (config.dataset, splits, config.data_dir, allow_sample)
-        if self._key != (args, layout.mesh):
-            dataset = distributed.from_first(lambda: datasets.load(*args))
+        prepared = config.prepare, tuple(config.image_shape)
+        key = (config.dataset, splits, config.data_dir, allow_sample, prepared, layout.mesh)
+        if self._key != key:
+            dataset = distributed.from_first(lambda: _read(config, splits, allow_sample))
             train, test = (put_on_device(s.images, s.labels, layout) for s in dataset.splits)
-            self._key, self._loaded = (args, layout.mesh), (dataset, (train, test))
+            self._key, self._loaded = key, (dataset, (train, test))
         return self._loaded
+
+
+def _read(config: ConfigDict, splits: list[str], allow_sample: bool) -> datasets.Dataset:
+    config = config.copy_and_resolve_references()
+    config.allow_sample = allow_sample
+    return datasets.with_digest(datasets.read(config, splits))
 
 
 class ShuffledBatches:
@@ -157,8 +166,12 @@ class OrderedBatches:
             yield self._take(self._examples, self._layout.put(np.int32(start)))
 
 
-def to_float(images: UInt8[Array, "*n h w c"]) -> Float[Array, "*n h w c"]:
-    """Pixels as float32 in [0, 1]."""
+def to_float(
+    images: UInt8[Array, "*n h w c"] | Float32[Array, "*n h w c"],
+) -> Float32[Array, "*n h w c"]:
+    """Pixels as float32 in [0, 1]; those that are stay as they are."""
+    if images.dtype != jnp.uint8:
+        return images
     # In rows, because a CPU's vector instructions run along the last axis, here of one channel.
     rows = images.reshape(*images.shape[:-3], -1)
     return (rows.astype(jnp.float32) / 255).reshape(images.shape)

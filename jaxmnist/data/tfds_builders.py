@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import os
 import shutil
 import string
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import requests
 import tensorflow_datasets as tfds
 from jaxtyping import Int64, UInt8
@@ -29,14 +27,14 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import mnist as catalogue
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jaxmnist.data import idx, png
+from jaxmnist.data import cache, idx, png
 from jaxmnist.errors import STDERR, UserError, first_line
-from jaxmnist.files import local_path, lock, write_bytes
+from jaxmnist.files import local_path, lock
 
 SPLITS = ("train", "test")
 KINDS = ("images-idx3", "labels-idx1")
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
-_INFO = "dataset_info.json"  # tfds writes it last.
+INFO = "dataset_info.json"  # tfds writes it last.
 
 
 class Builder(catalogue.MNIST, skip_registration=True):
@@ -253,7 +251,7 @@ def create(name: str, data_dir: str | None) -> Builder:
         return _CLASSES[name](data_dir=str(root), **({"config": config} if config else {}))
     except Exception as e:
         _is_whole(folder)
-        raise _damaged(folder, e) from e
+        raise damaged(folder, e) from e
 
 
 def is_prepared(builder: Builder) -> bool:
@@ -263,10 +261,10 @@ def is_prepared(builder: Builder) -> bool:
 
 def _is_whole(folder: Path) -> bool:
     try:
-        files = [name for name in os.listdir(folder) if name == _INFO or "array_record" in name]
+        files = [name for name in os.listdir(folder) if name == INFO or "array_record" in name]
         for name in files:
             (folder / name).open("rb").close()
-        if _INFO in files:
+        if INFO in files:
             return True
     except FileNotFoundError:
         return False
@@ -275,10 +273,11 @@ def _is_whole(folder: Path) -> bool:
             f"{e.filename or folder} cannot be read ({e.strerror or e}): make it readable, or "
             "choose another data_dir."
         ) from None
-    raise _damaged(folder, f"it lacks {_INFO}")
+    raise damaged(folder, f"it lacks {INFO}")
 
 
-def _damaged(folder: str | Path, why: str | Exception) -> UserError:
+def damaged(folder: str | Path, why: str | Exception) -> UserError:
+    """The error that says why what is prepared in a folder cannot be used."""
     why = why if isinstance(why, str) else first_line(why).rstrip(".")
     return UserError(f"{folder} is damaged ({why}): delete that folder and prepare it again.")
 
@@ -333,66 +332,56 @@ def read(
       UserError: it is in a format that needs TensorFlow, or damaged.
     """
     _check_format(builder)
+    return kept(builder, split, functools.partial(_decode, builder, split))
+
+
+def kept(
+    builder: Any, split: str, decode: Callable[[], cache.Arrays]
+) -> tuple[UInt8[np.ndarray, "n h w c"], Int64[np.ndarray, " n"]]:
+    """The "images" and "labels" that `decode` makes of a split's records, kept in a file.
+
+    Raises:
+      UserError: they are damaged.
+    """
     folder = Path(builder.data_dir)
     try:
-        files = [folder / _INFO, *map(Path, builder.info.splits[split].filepaths)]
+        count = builder.info.splits[split].num_examples
+        if isinstance(builder, Builder):
+            count = builder.num_examples[split]
+        files = [folder / INFO, *map(Path, builder.info.splits[split].filepaths)]
         stats = {path.name: path.stat() for path in files}
         made_from = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-        decode = functools.partial(_decode, builder, split)
-        images, labels = _cached(_caches(folder, split), made_from, decode)
+        found = cache.kept(_caches(folder, split), made_from, decode)
+        images, labels = found["images"], found["labels"]
+    except UserError:
+        raise
     except Exception as e:
-        raise _damaged(builder.data_dir, e) from e
-    if len(labels) != builder.num_examples[split]:
-        held = f"its {split} split has {len(labels)} examples, not {builder.num_examples[split]}"
-        raise _damaged(builder.data_dir, held)
+        raise damaged(builder.data_dir, e) from e
+    if len(labels) != count:
+        held = f"its {split} split has {len(labels)} examples, not {count}"
+        raise damaged(builder.data_dir, held)
     return images, labels
 
 
 def _caches(folder: Path, split: str) -> list[Path]:
     """Files for a split's arrays: beside the records, or else in the user's cache folder."""
-    paths = [folder / f"{split}.npz"]
-    with contextlib.suppress(RuntimeError):  # Where there is no home; or the folder is "~/...".
-        own = Path(platformdirs.user_cache_dir("jaxmnist"))
-        name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
-        paths += [own / "data" / name / f"{split}.npz"] if own.is_absolute() else []
-    return paths
+    folders = [folder, cache.own_folder(str(folder.absolute()))]
+    return [each / f"{split}.npz" for each in folders if each]
 
 
-def _cached(
-    paths: list[Path],
-    made_from: dict[str, list[int]],
-    make: Callable[[], tuple[np.ndarray, np.ndarray]],
-) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels that `make` returns, which are kept in one of the files.
-
-    Args:
-      paths: the files; the first that can be written is. Without any, everything still works.
-      made_from: the size and modification time of each file that `make` reads, by its name.
-      make: called unless a file holds what was made from the same files.
-    """
-    for path in paths:
-        # It may be damaged in any way; np.load(path) would leave it open then.
-        with contextlib.suppress(Exception), path.open("rb") as f, np.load(f) as cache:
-            if json.loads(str(cache["made_from"])) == made_from:
-                return cache["images"], cache["labels"]
-    images, labels = make()
-    data = io.BytesIO()
-    np.savez(data, images=images, labels=labels, made_from=json.dumps(made_from))
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, data.getvalue())
-            break
-    return images, labels
-
-
-def _decode(builder: Builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+def records(builder: Any, split: str, which: range | None = None) -> list[Any]:
+    """The features of a split's records, or of some, by their names, as tf.train.Example's."""
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     source = builder.as_data_source(split, deserialize_method=raw)
-    records = source.__getitems__(range(len(source)))
-    features = [tf_example_pb2.Example.FromString(record).features.feature for record in records]
+    found = source.__getitems__(which or range(len(source)))
+    return [tf_example_pb2.Example.FromString(record).features.feature for record in found]
+
+
+def _decode(builder: Builder, split: str) -> cache.Arrays:
+    features = records(builder, split)
     images = np.stack([png.decode(f["image"].bytes_list.value[0]) for f in features])
-    return images, np.array([f["label"].int64_list.value[0] for f in features], np.int64)
+    labels = np.array([f["label"].int64_list.value[0] for f in features], np.int64)
+    return {"images": images, "labels": labels}
 
 
 def _check_format(builder: Builder) -> None:

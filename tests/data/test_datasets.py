@@ -66,7 +66,7 @@ def test_split_syntax(split, expected):
 def test_the_sample():
     dataset = datasets.load("mnist_sample", ["train", "test", "train[:300]", "train[300:]+test"])
     train, test, head, rest = dataset.splits
-    assert (dataset.name, dataset.num_classes) == ("mnist_sample", 10)
+    assert (dataset.name, len(dataset.info.class_names)) == ("mnist_sample", 10)
     assert [len(s) for s in dataset.splits] == [4000, 1000, 300, 4700]
     assert np.bincount(train.labels).tolist() == [400] * 10
     assert np.bincount(test.labels).tolist() == [100] * 10
