@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxmnist.cli import Parser, run
-from jaxmnist.errors import UserError
+from jaxmnist.errors import UserError, first_line
 from jaxmnist.record.screen import Screen
 
 if TYPE_CHECKING:
@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
     from jaxmnist.trained.inference import Model
 
-    Logits = Callable[[UInt8[np.ndarray, "n 28 28 1"]], Float[np.ndarray, "n classes"]]
+    Logits = Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n classes"]]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 _TOLERANCE = 1e-4  # The largest difference between our logits and those of the file.
 _READ_WITH = {
     "onnx": 'onnxruntime.InferenceSession(file).run(["logits"], {"image": image})',
     "stablehlo": 'jax.export.deserialize(bytearray(open(file, "rb").read())).call(image)',
+}
+_SCALING = {
+    True: "none: grey levels from 0 to 255, light on dark; the model divides by 255",
+    False: "none: levels from 0 to 255; the model divides by 255",
 }
 _OPSET, _IR_VERSION = 17, 8  # What onnxruntime reads since 1.12.
 
@@ -63,6 +67,7 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
     import jax
     import numpy as np
 
+    from jaxmnist.data.datasets import to_uint8
     from jaxmnist.devices import tuning
     from jaxmnist.files import write_bytes, write_json
     from jaxmnist.record.checkpoints import fingerprint
@@ -74,14 +79,15 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
     }[kind]
     tuning.cache_compilations()
     model = inference.load(workdir, dtype="float32")
-    dataset = inference.load_evaluation(model.config, data_dir)
+    dataset = inference.load_evaluation(model.config, data_dir, model.class_names)
     (split,) = dataset.splits
     # The file computes in float32, whatever the run and the device do by default.
     with jax.default_matmul_precision("highest"):
         data = build(model)
         run_file = load(data)
-        parts = [run_file(split.images[i : i + 1000]) for i in range(0, len(split), 1000)]
-        ours, theirs = model.logits(split.images), np.concatenate(parts)
+        images = to_uint8(split.images)
+        parts = [run_file(images[i : i + 1000]) for i in range(0, len(split), 1000)]
+        ours, theirs = model.logits(images), np.concatenate(parts)
     difference = float(np.abs(ours - theirs).max())
     changed = int((ours.argmax(-1) != theirs.argmax(-1)).sum())
     if not difference <= _TOLERANCE or changed:
@@ -96,9 +102,9 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
         "format": kind,
         "input": {
             "name": "image",
-            "shape": ["batch", 28, 28, 1],
+            "shape": ["batch", *model.image_shape],
             "dtype": "uint8",
-            "scaling": "none: grey levels from 0 to 255, light on dark; the model divides by 255",
+            "scaling": _SCALING[model.preparation["method"] != "resize"],
             "preparation": model.preparation,
             "steps": pictures.steps(model.preparation),
         },
@@ -132,16 +138,26 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
 
 
 def to_onnx(model: "Model") -> bytes:
-    """The network as ONNX: "image" uint8 (batch, 28, 28, 1) -> "logits" float32.
+    """The network as ONNX: "image" uint8 (batch, height, width, channels) -> "logits" float32.
 
     ONNX has channels first, and JAX has them last. So flattening gives another order, and the rows
-    of the first dense layer are reordered.
+    of the first dense layer are reordered. Batch normalization is folded into the convolutions.
 
     Raises:
-      UserError: the extra "onnx" is not installed.
+      UserError: it is another network than the paper's in any widths, or the extra "onnx" is not
+        installed.
     """
     import numpy as np
 
+    from jaxmnist.record.network import layer_table
+
+    known = _known_layers(model.network)
+    for layer in layer_table(model.network, model.image_shape):
+        if (layer.name, layer.kind) not in known:
+            raise UserError(
+                f"--format=onnx knows only the paper's network, in any widths, and {layer.name} "
+                f"({layer.kind}) is no layer of it: take --format=stablehlo."
+            )
     onnx = _import("onnx")
     helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
     nodes: list[Any] = []
@@ -157,23 +173,28 @@ def to_onnx(model: "Model") -> bytes:
 
     x = node("Cast", "image", to=onnx.TensorProto.FLOAT)
     x = node("Div", x, weight("largest", np.array(255, np.float32)))
-    x = node("Reshape", x, weight("channels_first", np.array([-1, 1, 28, 28])))
-    size = 28
-    convs = [layer for name, layer in sorted(model.params.items()) if name.startswith("Conv")]
-    for i, conv in enumerate(convs):
-        kernel = weight(f"conv{i}_kernel", conv["kernel"].transpose(3, 2, 0, 1))
-        bias = weight(f"conv{i}_bias", conv["bias"])
+    height, width, channels = model.image_shape
+    if channels == 1:  # The same as a transpose, and more programs know it.
+        x = node("Reshape", x, weight("channels_first", np.array([-1, 1, height, width])))
+    else:
+        x = node("Transpose", x, perm=[0, 3, 1, 2])
+    for i in range(len(model.network.features)):
+        conv, shift = _folded(model.variables, f"Conv_{i}")
+        kernel = weight(f"conv{i}_kernel", conv.transpose(3, 2, 0, 1))
+        bias = weight(f"conv{i}_bias", shift)
         # OpenCV 4, ncnn and burn do not take the shape from the kernel.
-        shape = conv["kernel"].shape[:2]
+        shape = conv.shape[:2]
         x = node("Conv", x, kernel, bias, kernel_shape=shape, auto_pad="SAME_UPPER")
         x = node("Relu", node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]))
-        size //= 2
+        height, width, channels = height // 2, width // 2, len(shift)
     x = node("Flatten", x)
     first, last = model.params["Dense_0"], model.params["Dense_1"]
-    channels = len(convs[-1]["bias"])
-    rows = np.arange(len(first["kernel"])).reshape(size, size, channels).transpose(2, 0, 1).ravel()
+    rows = np.arange(len(first["kernel"])).reshape(height, width, channels).transpose(2, 0, 1)
     x = node(
-        "Gemm", x, weight("dense0", first["kernel"][rows]), weight("dense0_bias", first["bias"])
+        "Gemm",
+        x,
+        weight("dense0", first["kernel"][rows.ravel()]),
+        weight("dense0_bias", first["bias"]),
     )
     x = node("Relu", x)
     x = node("Gemm", x, weight("dense1", last["kernel"]), weight("dense1_bias", last["bias"]))
@@ -182,7 +203,7 @@ def to_onnx(model: "Model") -> bytes:
     graph = helper.make_graph(
         nodes,
         "jaxmnist",
-        [info("image", types.UINT8, ["batch", 28, 28, 1])],
+        [info("image", types.UINT8, ["batch", *model.image_shape])],
         [info("logits", types.FLOAT, ["batch", len(last["bias"])])],
         weights,
     )
@@ -196,26 +217,64 @@ def to_onnx(model: "Model") -> bytes:
     return proto.SerializeToString()
 
 
+def _known_layers(network: Any) -> set[tuple[str, str]]:
+    """The names and kinds of the layers that the paper's network may have."""
+    from jaxmnist.models import CNN
+
+    if not isinstance(network, CNN):
+        return set()
+    known = {("Dense_0", "Dense"), ("Dropout_0", "Dropout"), ("Dense_1", "Dense")}
+    for i in range(len(network.features)):
+        known |= {(f"Conv_{i}", "ConvPool"), (f"Conv_{i}/BatchNorm_0", "BatchNorm")}
+    return known
+
+
+def _folded(
+    variables: dict[str, Any], name: str
+) -> "tuple[Float[np.ndarray, 'k k channels features'], Float[np.ndarray, ' features']]":
+    """The kernel and bias of a convolution that does its batch normalization too."""
+    import numpy as np
+
+    layer = variables["params"][name]
+    kernel, bias, norm = layer["kernel"], layer["bias"], layer.get("BatchNorm_0")
+    if norm is None:
+        return kernel, bias
+    running = variables["batch_stats"][name]["BatchNorm_0"]
+    factor = norm["scale"] / np.sqrt(running["var"] + np.float32(1e-5))  # nn.BatchNorm's epsilon.
+    return kernel * factor, (bias - running["mean"]) * factor + norm["bias"]
+
+
 def to_stablehlo(model: "Model") -> bytes:
     """The network as bytes that jax.export.deserialize reads, for each of PLATFORMS.
 
-    It maps uint8 (batch, 28, 28, 1) to float32 logits.
+    It maps uint8 (batch, height, width, channels) to float32 logits.
+
+    Raises:
+      UserError: JAX cannot export the network for batches of any size.
     """
     import jax
     import numpy as np
 
     from jaxmnist.data.input_pipeline import to_float
-    from jaxmnist.models import CNN
+    from jaxmnist.models import create_model
 
-    network = CNN(num_classes=len(model.class_names))
+    network = create_model(model.config, len(model.class_names))
 
     @jax.jit
     def logits(image):
-        return network.apply({"params": model.params}, to_float(image))
+        return network.apply(model.variables, to_float(image), train=False)
 
-    shape = jax.export.symbolic_shape("batch, 28, 28, 1")
-    image = jax.ShapeDtypeStruct(shape, np.uint8)
-    return bytes(jax.export.export(logits, platforms=PLATFORMS)(image).serialize())
+    shape = ", ".join(map(str, ("batch", *model.image_shape)))
+    image = jax.ShapeDtypeStruct(jax.export.symbolic_shape(shape), np.uint8)
+    try:
+        return bytes(jax.export.export(logits, platforms=PLATFORMS)(image).serialize())
+    except Exception as e:
+        if not model.config.model:
+            raise
+        raise UserError(
+            f"{model.config.model} cannot be exported for batches of any size "
+            f"({first_line(e)}): flatten with x.reshape(x.shape[0], -1), and never use len(x)."
+        ) from e
 
 
 def _load_onnx(data: bytes) -> "Logits":

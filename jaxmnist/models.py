@@ -1,6 +1,7 @@
-"""The paper's convolutional network, a Flax linen module."""
+"""The paper's convolutional network and its variants, a Flax linen module."""
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 IMAGE_SHAPE = (28, 28, 1)
+Normalize = Callable[[Array], Array]  # Of (..., features), over all axes but the last.
 
 
 def max_pool(x: Float[Array, "batch h w c"]) -> Float[Array, "batch h//2 w//2 c"]:
@@ -30,8 +32,9 @@ def conv_pool(
     kernel: Float[Array, "k k channels features"],
     bias: Float[Array, " features"],
     dtype: DTypeLike | None = None,
+    normalize: Normalize | None = None,
 ) -> Float[Array, "batch height//2 width//2 features"]:
-    """relu(max_pool(conv(x) + bias)), with SAME padding, computed in `dtype`.
+    """relu(max_pool(normalize(conv(x) + bias))), with SAME padding, computed in `dtype`.
 
     On a CPU, compile.py puts that of devices/cpu_layers.py in its place, which has the same values
     in a faster form: what is changed here has to be changed there too.
@@ -39,45 +42,55 @@ def conv_pool(
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=dtype)
     layout = ("NHWC", "HWIO", "NHWC")
     y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+    y = y + bias.reshape(1, 1, 1, -1)
+    y = normalize(y) if normalize else y
     # relu(pool(y)) equals pool(relu(y)) and touches a quarter of the elements.
-    return nn.relu(max_pool(y + bias.reshape(1, 1, 1, -1)))
+    return nn.relu(max_pool(y))
 
 
 class ConvPool(nn.Module):
-    """A convolution, its pooling and its ReLU, with the parameters of `nn.Conv`.
+    """A convolution, batch normalization if asked for, pooling and ReLU.
+
+    It has the parameters of `nn.Conv`, and within it those of `nn.BatchNorm`.
 
     Attributes:
       features: number of output channels.
       kernel_size: height and width of the kernel, in pixels.
       dtype: the type to compute in, as far as `function` heeds it; None: the inputs' and
         parameters'.
-      function: computes the layer from (x, kernel, bias, dtype): `conv_pool`, or one with the
-        same values.
+      function: computes the layer from (x, kernel, bias, dtype, normalize): `conv_pool`, or one
+        with the same values.
+      batch_norm: whether the convolution's outputs are normalized: in training by the mean and the
+        variance of the batch, elsewhere by their running averages.
     """
 
     features: int
     kernel_size: int = 5
     dtype: DTypeLike | None = None
     function: Callable[..., Array] = conv_pool
+    batch_norm: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch height width channels"]
+        self, x: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Float[Array, "batch height//2 width//2 features"]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        normalize = None
+        if self.batch_norm:  # Averages of some 10 steps, so that a short run has them too.
+            normalize = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype)
         # Parameters that were fetched are NumPy arrays.
-        return self.function(x, jnp.asarray(kernel), jnp.asarray(bias), self.dtype)
+        return self.function(x, jnp.asarray(kernel), jnp.asarray(bias), self.dtype, normalize)
 
 
 class CNN(nn.Module):
-    """Two convolutions, two poolings and two dense layers; the defaults are the paper's.
+    """Convolutions with pooling and two dense layers; the defaults are the paper's.
 
     3,274,634 parameters with 28x28x1 inputs: Glorot-uniform kernels and zero biases.
 
     Attributes:
-      features: number of output channels of each SAME convolution.
+      features: number of output channels of each SAME convolution, which a pooling follows.
       kernel_size: height and width of the convolutions' kernels, in pixels.
       hidden: number of units of the dense layer.
       dropout_rate: fraction of the dense layer's units that are dropped in training.
@@ -85,6 +98,7 @@ class CNN(nn.Module):
       dtype: the type of the layers' products, such as jnp.bfloat16; None: the inputs' and
         parameters'.
       conv_pool: the function of its `ConvPool` layers.
+      batch_norm: whether these normalize.
     """
 
     features: tuple[int, ...] = (32, 64)
@@ -94,6 +108,7 @@ class CNN(nn.Module):
     num_classes: int = 10
     dtype: DTypeLike | None = None
     conv_pool: Callable[..., Array] = conv_pool
+    batch_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -102,8 +117,8 @@ class CNN(nn.Module):
         """Returns the logits of images in [0, 1]; `train` needs a "dropout" rng."""
         init = nn.initializers.glorot_uniform()
         for i, features in enumerate(self.features):
-            kind = (features, self.kernel_size, self.dtype, self.conv_pool)
-            x = ConvPool(*kind, name=f"Conv_{i}")(x)
+            kind = (features, self.kernel_size, self.dtype, self.conv_pool, self.batch_norm)
+            x = ConvPool(*kind, name=f"Conv_{i}")(x, train=train)
         x = x.reshape(x.shape[0], -1)  # Not len(x): an export has a batch of any size.
         x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype)(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
@@ -113,15 +128,20 @@ class CNN(nn.Module):
 
 def create_model(
     config: ConfigDict, num_classes: int = 10, function: Callable[..., Array] = conv_pool
-) -> CNN:
-    """The network that a config trains, with `function` for its `ConvPool` layers."""
+) -> nn.Module:
+    """The network that a config trains, with `function` for its `ConvPool` layers.
+
+    A network of one's own gets these three too, where it has fields of their names. Raises
+    UserError as own_model.create.
+    """
     dtype = None if config.dtype == "float32" else config.dtype
-    return CNN(
-        dropout_rate=config.dropout_rate,
-        num_classes=num_classes,
-        dtype=dtype,
-        conv_pool=function,
-    )
+    given: dict[str, Any] = {"num_classes": num_classes, "dtype": dtype, "conv_pool": function}
+    if config.model:
+        from jaxmnist import own_model  # Here, since most networks need none of it.
+
+        return own_model.create(config.model, **given)
+    fields = ("features", "kernel_size", "hidden", "dropout_rate", "batch_norm")
+    return CNN(**{field: config[field] for field in fields}, **given)
 
 
 def num_parameters(params) -> int:

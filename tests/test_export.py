@@ -22,6 +22,17 @@ np.save(sys.argv[3], np.concatenate([exported.call(images[:1]), exported.call(im
 """
 
 
+LINEAR = """
+import flax.linen as nn
+
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(10)(x.reshape(x.shape[0], -1))
+"""
+
+
 def run_onnx(path, images):
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -90,6 +101,49 @@ def test_readers_that_do_not_look_at_the_kernel_are_told_its_shape(model):
         if attribute.name == "kernel_shape"
     ]
     assert shapes == [[5, 5], [5, 5]]
+
+
+@pytest.fixture(scope="module")
+def normalized(once):
+    """A workdir of another network: other widths, batch normalization, averages that count."""
+
+    def fill(folder):
+        config = jaxmnist.get_config()
+        config.update({"dataset": "mnist_sample", "batch_norm": True, "features": (4, 8, 12)})
+        config.update({"hidden": 16, "kernel_size": 3, "num_steps": 30, "log_every": 10})
+        config.eval_split = "test[:200]"
+        jaxmnist.train_and_evaluate(config, folder)
+
+    return once("normalized", fill)
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [("onnx", run_onnx), ("onnx", run_opencv), ("stablehlo", run_stablehlo)],
+)
+def test_batch_normalization_is_folded(kind, call, normalized, test_split, tmp_path):
+    if kind == "onnx":
+        onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    output = tmp_path / f"model.{kind}"
+    assert export.main([f"--workdir={normalized}", f"--format={kind}", f"--output={output}"]) == 0
+    ours = jaxmnist.load(normalized).logits(test_split.images)
+    np.testing.assert_allclose(call(output, test_split.images), ours, rtol=0, atol=1e-4)
+    if kind == "onnx":
+        nodes = [node.op_type for node in onnx.load(output).graph.node]
+        assert nodes.count("Conv") == 3
+        assert "BatchNormalization" not in nodes
+
+
+def test_another_network_is_no_onnx(run, capsys, tmp_path):
+    pytest.importorskip("onnx", reason="needs the extra onnx")
+    (tmp_path / "net.py").write_text(LINEAR)
+    run.config.update({"model": f"{tmp_path}/net.py:Linear", "num_steps": 2})
+    jaxmnist.train_and_evaluate(run.config, run.workdir.path)
+    args = [f"--workdir={run.workdir.path}"]
+    assert export.main([*args, "--format=onnx"]) == 1
+    said = "the paper's network, in any widths, and Dense_0 (Dense) is no layer of it: take --form"
+    assert said in capsys.readouterr().err
+    assert export.main([*args, "--format=stablehlo"]) == 0
 
 
 def test_stablehlo_is_for_every_platform(model):

@@ -10,6 +10,7 @@ matrices.
 
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,8 @@ from jaxtyping import Array, Float
 from jaxmnist import models
 from jaxmnist.devices.sharding import Layout, PerExample
 
+_SIZES = (3, 5, 7)  # Kernels of other sizes are slower here, or take minutes to compile.
+
 
 def fastest_conv_pool(layout: Layout) -> Callable[..., Array]:
     """The function for `models.ConvPool` that is fastest on a layout's devices.
@@ -27,7 +30,19 @@ def fastest_conv_pool(layout: Layout) -> Callable[..., Array]:
     """
     if jax.default_backend() != "cpu":
         return models.conv_pool
-    return conv_pool if layout.mesh.size == 1 else PerExample(conv_pool, layout.mesh)
+    if layout.mesh.size == 1:
+        return conv_pool
+    return PerExample(conv_pool, models.conv_pool, layout.mesh)
+
+
+def is_used(model: nn.Module) -> bool:
+    """Whether a network's convolutions are computed here, and not by models.conv_pool."""
+    function = getattr(model, "conv_pool", models.conv_pool)
+    if getattr(model, "kernel_size", _SIZES[0]) not in _SIZES:
+        return False
+    if isinstance(function, PerExample):
+        return not getattr(model, "batch_norm", False)
+    return function is conv_pool
 
 
 def conv_pool(
@@ -35,13 +50,25 @@ def conv_pool(
     kernel: Float[Array, "k k channels features"],
     bias: Float[Array, " features"],
     dtype: DTypeLike | None = None,
+    normalize: models.Normalize | None = None,
 ) -> Float[Array, "batch height//2 width//2 features"]:
     """models.conv_pool in another form, computed in the inputs' and parameters' type.
 
     `dtype` is not heeded: on a CPU bfloat16 is slower here.
     """
+    if len(kernel) not in _SIZES:
+        return models.conv_pool(x, kernel, bias, dtype, normalize)
     x, bias = x.transpose(1, 2, 0, 3), bias.reshape(1, 1, 1, -1)
-    if x.shape[3] < 8:
+    height, width = x.shape[:2]
+    if normalize:  # The bias comes before it, and what pooling drops counts too.
+
+        def shifted(y: Array) -> Array:
+            return normalize(y + bias.reshape((1,) * (y.ndim - 1) + (-1,)))
+
+        is_even = not (height % 2 or width % 2)
+        pool = _patches_pool if x.shape[3] < 8 and is_even else _fourier_pool
+        y = jax.nn.relu(pool(x, kernel, shifted))
+    elif x.shape[3] < 8:
         y = jax.nn.relu(_patches_pool(x, kernel) + bias)
     else:
         pooled = _fourier_pool(x, kernel)
@@ -58,6 +85,7 @@ def conv_pool(
 def _patches_pool(
     x: Float[Array, "height width batch channels"],
     kernel: Float[Array, "k k channels features"],
+    normalize: models.Normalize | None = None,
 ) -> Float[Array, "height//2 width//2 batch features"]:
     """One product with patches of pixels, for inputs of few channels.
 
@@ -75,12 +103,17 @@ def _patches_pool(
     placed = [jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0))) for i, j in outputs]
     kernels = jnp.stack(placed, axis=3).reshape(len(places) * channels, -1)
     windows = patches.reshape(len(kernels), -1).T @ kernels
-    return windows.reshape(rows, columns, batch, 4, -1).max(3)
+    windows = windows.reshape(rows, columns, batch, 4, -1)
+    if normalize is None:
+        return windows.max(3)
+    windows = normalize(windows).reshape(rows, columns, batch, 2, 2, -1)
+    return _max_of_pairs(windows, 3, 3)
 
 
 def _fourier_pool(
     x: Float[Array, "height width batch channels"],
     kernel: Float[Array, "k k channels features"],
+    normalize: models.Normalize | None = None,
 ) -> Float[Array, "height//2 width//2 batch features"]:
     """A product for each frequency (the convolution theorem): a thirteenth of the arithmetic."""
     height, width, batch, channels = x.shape
@@ -96,8 +129,22 @@ def _fourier_pool(
     y = (x @ kernel).reshape(n, back_w.shape[2], -1)
     y = back_h @ (back_w @ y).reshape(2 * n, -1)
 
-    y = y.reshape(height, width, batch, -1)[: 2 * rows, : 2 * columns]
-    return y.reshape(rows, 2, columns, 2, batch, -1).max((1, 3))
+    y = y.reshape(height, width, batch, -1)
+    y = (normalize(y) if normalize else y)[: 2 * rows, : 2 * columns]
+    y = y.reshape(rows, 2, columns, 2, batch, -1)
+    return _max_of_pairs(y, 1, 2) if normalize else y.max((1, 3))
+
+
+def _max_of_pairs(x: Array, *axes: int) -> Array:
+    """The maximum over axes of two, one after the other.
+
+    The gradient of `max` goes to what equals the maximum. XLA may compute `x` twice, in two
+    roundings, if it is not the output of a product; then nothing does.
+    """
+    for axis in axes:
+        first, second = (jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in (0, 1))
+        x = jnp.maximum(first, second)
+    return x
 
 
 def _fourier(height: int, width: int, k: int) -> tuple[np.ndarray, ...]:

@@ -205,10 +205,12 @@ def from_first(make: Callable[[], T]) -> T:
         except UserError as e:
             made = (None, e)
         data = np.frombuffer(pickle.dumps(made), np.uint8)
-    size = int(multihost_utils.broadcast_one_to_all(np.uint32(len(data))))
-    if not is_first():
-        data = np.zeros(size, np.uint8)
-    value, error = pickle.loads(multihost_utils.broadcast_one_to_all(data).tobytes())
+    # For a transfer guard only jax.device_put is explicit; this is asked for too.
+    with jax.transfer_guard("allow"):
+        size = int(multihost_utils.broadcast_one_to_all(np.uint32(len(data))))
+        if not is_first():
+            data = np.zeros(size, np.uint8)
+        value, error = pickle.loads(multihost_utils.broadcast_one_to_all(data).tobytes())
     if error is not None:
         raise error
     return value

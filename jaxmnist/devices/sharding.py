@@ -139,12 +139,28 @@ class PerExample:
 
     For one that XLA cannot split by itself, as it reshapes examples into rows. Equal by value, so
     that networks with it are.
+
+    Attributes:
+      function: the function.
+      whole: one with the same values that XLA can split: for batch normalization, by which the
+        examples of all devices depend on each other.
+      mesh: the devices.
     """
 
     function: Callable[..., Array]
+    whole: Callable[..., Array]
     mesh: Mesh | AbstractMesh
 
-    def __call__(self, x: Array, kernel: Array, bias: Array, dtype: DTypeLike | None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        kernel: Array,
+        bias: Array,
+        dtype: DTypeLike | None,
+        normalize: Callable[[Array], Array] | None = None,
+    ) -> Array:
+        if normalize:
+            return self.whole(x, kernel, bias, dtype, normalize)
         function = functools.partial(self.function, dtype=dtype)
         if len(x) % self.mesh.shape["data"]:  # The one example of an initialization.
             return function(x, kernel, bias)

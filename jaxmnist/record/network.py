@@ -1,8 +1,10 @@
 """A network in words, for its record: its layers, its arrays, and how it differs from another."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmnist.models import IMAGE_SHAPE, num_parameters
+from jaxmnist.models import conv_pool, num_parameters
 
 
 def describe_arrays(tree: Any) -> dict[str, str]:
@@ -23,20 +25,26 @@ def describe_arrays(tree: Any) -> dict[str, str]:
     }
 
 
-def describe_network(model: nn.Module, left_out: tuple[str, ...] = ()) -> dict[str, Any]:
+def describe_network(
+    model: nn.Module, image_shape: Sequence[int], left_out: Sequence[str] = ()
+) -> dict[str, Any]:
     """What run.json says of a network.
 
     Args:
       model: the network.
+      image_shape: height, width and channels of its inputs.
       left_out: the fields of the module that the record of its config has already.
 
-    Returns "fields", those of the module, and "params", the type and shape of each parameter.
+    Returns "fields", those of the module; "params", the type and shape of each parameter; and, if
+    it has any, "model_state", those of its other collections.
     """
-    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    variables = dict(_shapes(model, image_shape))
+    described = {"params": describe_arrays(variables.pop("params", {}))}
+    described |= {"model_state": describe_arrays(variables)} if variables else {}
     left_out = ("parent", "name", "conv_pool", *left_out)  # conv_pool is how it is computed.
     names = (field.name for field in dataclasses.fields(model) if field.name not in left_out)
     fields = {name: getattr(model, name) for name in names}
-    network = {"fields": fields, "params": describe_arrays(params)}
+    network = {"fields": fields, **described}
     # As it is read back: a tuple is a list, and a function its name, not where it lies in memory.
     return json.loads(json.dumps(network, default=_name))
 
@@ -82,25 +90,34 @@ class Layer(NamedTuple):
     parameters: int
 
 
-def layer_table(model: nn.Module) -> list[Layer]:
-    """The layers of a network, in the order in which they are called.
+def layer_table(model: nn.Module, image_shape: Sequence[int]) -> list[Layer]:
+    """The layers of a network for images of a shape, in the order in which they are called.
 
-    A module that calls others has no row of its own. A layer that is called again has
+    A module that only calls others has no row of its own. A layer that is called again has
     its parameters in its first row.
     """
     rows: list[Layer] = []
+    if hasattr(model, "conv_pool"):  # Other forms of it have other shapes inside.
+        model = model.clone(conv_pool=conv_pool)
 
     def add(call, args, kwargs, context):
         before = len(rows)
         output = call(*args, **kwargs)
-        if context.method_name == "__call__" and len(rows) == before:
+        if context.method_name == "__call__":
             layer = context.module
             name, params = "/".join(layer.path), layer.variables.get("params", {})
             is_new = name not in (row.name for row in rows)
             count = num_parameters(params) if is_new else 0
-            rows.append(Layer(name, type(layer).__name__, output.shape[1:], count))
+            count -= sum(row.parameters for row in rows[before:] if is_new)
+            if len(rows) == before or count:
+                rows.insert(before, Layer(name, type(layer).__name__, output.shape[1:], count))
         return output
 
     with nn.intercept_methods(add):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))
+        _shapes(model, image_shape)
     return rows
+
+
+def _shapes(model: nn.Module, image_shape: Sequence[int]) -> dict[str, Any]:
+    init = functools.partial(model.init, train=False)
+    return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, *image_shape)))

@@ -60,6 +60,32 @@ def test_values_and_gradients_are_those_of_the_plain_layers(shape, dtype, tolera
         assert_close(found, expected, tolerance)
 
 
+@pytest.mark.parametrize("shape", [SHAPES[1], SHAPES[2], ((4, 6, 8, 3), 3, 5)], ids=str)
+def test_normalized_values_and_gradients_are_those_of_the_plain_layers(shape):
+    """Odd sizes and few channels too: what pooling drops is part of the mean and the variance."""
+
+    def normalize(y):
+        axes = tuple(range(y.ndim - 1))
+        mean, std = y.mean(axes, keepdims=True), y.std(axes, keepdims=True)
+        return (y - mean) / std
+
+    with jax.enable_x64(True):
+        args = inputs(*shape, "float64")
+        weights = np.random.default_rng(2).standard_normal(
+            jax.eval_shape(models.conv_pool, *args).shape
+        )
+        layers = [
+            lambda *args, f=f: f(*map(jnp.asarray, args), None, normalize)
+            for f in (conv_pool, models.conv_pool)
+        ]
+        found, expected = (
+            jax.jit(values_and_gradients, static_argnums=0)(f, args, weights) for f in layers
+        )
+        assert_close(found[0], expected[0], 1e-12)
+        assert_close(found[1][:2], expected[1][:2], 1e-12)
+        assert np.abs(found[1][2]).max() < 1e-12, "a bias before it changes nothing"
+
+
 def test_rounding_errors_do_not_open_a_relu_that_sees_only_zeros():
     """As the black part of a digit is seen with the zero biases of the first step."""
     x, kernel, bias = inputs(*SHAPES[1], "float32")

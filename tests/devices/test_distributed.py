@@ -123,6 +123,16 @@ def test_processes_train_as_one(together, alone, pair, tmp_path, count):
     assert found - {".lock"} == expected
 
 
+def test_processes_keep_the_best_and_end_together(together, tmp_path):
+    """At a rate at which no evaluation is better than the first."""
+    flags = {"learning_rate": 1e-12, "eval_every": 2, "keep_best": True, "patience": 2}
+    flags |= {"train_split": "train[:400]", "eval_split": "train[400:500]", "ema_decay": 0.9}
+    flags = SLOW | {f"config.{name}": value for name, value in flags.items()}
+    finish(together(2, tmp_path, **flags))
+    found = results(tmp_path)
+    assert (found["step"], found["stopped_early"], found["best"]["step"]) == (6, True, 2)
+
+
 def test_one_is_killed_the_other_ends_and_the_run_resumes(together, here, alone, pair, tmp_path):
     """Bit for bit with as many processes, to rounding in one; a launcher needs no flags.
 

@@ -1,6 +1,7 @@
 """One to eight devices train alike: virtual ones of a CPU."""
 
 import contextlib
+import functools
 import hashlib
 import re
 
@@ -11,6 +12,7 @@ from jax.extend.backend import clear_backends
 from jax.sharding import AbstractMesh
 
 from jaxmnist import models
+from jaxmnist.augment import create_augment
 from jaxmnist.compile import CompiledSteps, data_keys
 from jaxmnist.config import get_config
 from jaxmnist.data.input_pipeline import Data, OrderedBatches, ShuffledBatches
@@ -18,8 +20,10 @@ from jaxmnist.devices import tuning
 from jaxmnist.devices.cpu_layers import fastest_conv_pool
 from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
+from jaxmnist.evaluate import evaluate
 from jaxmnist.models import create_model
 from jaxmnist.optimizers import create_optimizer
+from jaxmnist.train_step import init_state
 from tests.test_main import RUN, records, results, wait_for_step
 
 COLLECTIVES = r" (all-\w+|reduce-scatter|collective-\w+)[.\w-]*\("
@@ -68,16 +72,19 @@ def small_config():
     return config
 
 
-def start(seeds=(0,), layers=None):
+def start(seeds=(0,), layers=None, **network):
     """What a training on all devices begins with: the steps, the examples, batches and state.
 
-    `layers` is the function of the network's `ConvPool`; None: that of the devices.
+    `layers` is the function of the network's `ConvPool`; None: that of the devices. `network` are
+    other fields of the config.
     """
     layout, config = Layout.create(len(seeds)), small_config()
+    config.update(network)
     examples = Data().load(config, layout)[1][0]
     batches = ShuffledBatches(examples, data_keys(seeds, layout), 40, layout)
     model = create_model(config, 10, layers or fastest_conv_pool(layout))
-    steps = CompiledSteps(model, create_optimizer(config), layout)
+    init = functools.partial(init_state, model, create_optimizer(config))
+    steps = CompiledSteps(init, (28, 28, 1), layout)
     return steps, examples, batches, steps.init(seeds)
 
 
@@ -118,6 +125,32 @@ def test_losses_agree_to_rounding_on_any_number_of_devices(on_one_device, count)
     assert part == 40 // count
     assert on_one_device[2] == []
     assert exchanged == ["all-reduce"], "all gradients, in one go, and nothing else"
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_batch_normalization_is_over_the_batches_of_all_devices(seeds):
+    """Augmented, on one device and on four: the losses, the running averages, an evaluation."""
+    found = []
+    for count in (1, 4):
+        with devices(count):
+            varied = {"batch_norm": True, "hidden": 32}
+            # The plain layers on one device too: other forms have other rounding errors.
+            steps, examples, batches, state = start(seeds, models.conv_pool, **varied)
+            init = functools.partial(
+                init_state, state.model, state.optimizer, augment=create_augment("affine()")
+            )
+            steps = CompiledSteps(init, (28, 28, 1), steps.layout)
+            state, losses = steps.init(seeds), []
+            for step in range(5):
+                taken = steps.train_step(40)(state, batches(step))
+                state, metrics = steps.layout.wait_on_cpus(taken)
+                losses.append(fetch(metrics["loss"]))
+            evaluation = evaluate(steps, state, OrderedBatches(examples, 400, steps.layout))
+        found.append((losses, fetch(state.model_state), evaluation.metrics))
+    # Each device's own mean and variance would be off by per cents.
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-3 * np.abs(a).max())
+    assert found[0][1]["batch_stats"]["Conv_1"]["BatchNorm_0"]["mean"].any()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from jaxmnist.record.network import describe_network, fingerprint, layer_table
 
 
 def test_the_layers_are_told_in_the_order_of_their_calls():
-    rows = layer_table(CNN())
+    rows = layer_table(CNN(), (28, 28, 1))
     assert [tuple(row) for row in rows] == [
         ("Conv_0", "ConvPool", (14, 14, 32), 832),
         ("Conv_1", "ConvPool", (7, 7, 64), 51_264),
@@ -31,10 +31,10 @@ def test_parameters_of_blocks_and_of_layers_called_twice_count_once():
 
     class Net(nn.Module):
         @nn.compact
-        def __call__(self, x):
+        def __call__(self, x, *, train):
             return nn.Dense(2)(Block()(x.reshape(len(x), -1)[:, :3]))
 
-    rows = [(row.name, row.parameters) for row in layer_table(Net())]
+    rows = [(row.name, row.parameters) for row in layer_table(Net(), (28, 28, 1))]
     assert rows == [("Block_0/Dense_0", 12), ("Block_0/Dense_0", 0), ("Dense_0", 8)]
 
 
@@ -42,7 +42,7 @@ def test_a_network_with_a_function_is_the_same_in_every_process():
     class Net(CNN):
         activation: Callable = nn.gelu
 
-    network = describe_network(Net(), ("dropout_rate",))
+    network = describe_network(Net(), (28, 28, 1), ("dropout_rate",))
     assert network["fields"]["activation"] == "gelu"
     assert network["fields"]["features"] == [32, 64]
     assert "dropout_rate" not in network["fields"]
