@@ -7,37 +7,52 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
+from jaxmnist.augment import create_augment
+from jaxmnist.data.info import DatasetInfo
 from jaxmnist.devices import tuning
 from jaxmnist.devices.cpu_layers import fastest_conv_pool
 from jaxmnist.devices.sharding import Layout
-from jaxmnist.models import IMAGE_SHAPE, create_model
-from jaxmnist.optimizers import Optimizer, create_optimizer
+from jaxmnist.models import create_model
+from jaxmnist.optimizers import create_optimizer
 from jaxmnist.train_step import TrainState, eval_step, init_state, split_seed, train_step
 
 
-def compiled_steps(config: ConfigDict, num_classes: int, layout: Layout) -> "CompiledSteps":
+def compiled_steps(config: ConfigDict, info: DatasetInfo, layout: Layout) -> "CompiledSteps":
     """The steps of a config; equal configs share them."""
-    model = create_model(config, num_classes, fastest_conv_pool(layout))
-    return _compiled_steps(model, create_optimizer(config), layout)
+    model = create_model(config, len(info.class_names), fastest_conv_pool(layout))
+    augment = create_augment(config.augment)
+    what = model, create_optimizer(config), info.image_shape, augment, config.label_smoothing
+    return _compiled_steps(*what, layout)
+
+
+# Bounded: each holds its programs. Several seeds, or runs of a sweep, compile once.
+@functools.lru_cache(maxsize=4)
+def _compiled_steps(model, optimizer, image_shape, augment, label_smoothing, layout):
+    def init(seed: Array) -> TrainState:
+        return init_state(model, optimizer, seed, image_shape, augment, label_smoothing)
+
+    return CompiledSteps(init, image_shape, layout)
 
 
 class CompiledSteps:
-    """What is compiled for a network, an optimizer and a layout, each when it is first asked for.
+    """What is compiled for an initial state and a layout, each when it is first asked for.
 
     Attributes:
+      image_shape: height, width and channels of the images.
       layout: the layout.
       state: the shapes, types and shardings of a state.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, layout: Layout):
-        self.layout = layout
+    def __init__(
+        self, init: Callable[[Array], TrainState], image_shape: tuple[int, ...], layout: Layout
+    ):
+        self.image_shape, self.layout = image_shape, layout
         self._init = layout.jit(
-            functools.partial(init_state, model, optimizer),
+            init,
             layout.state,
             # It runs once: optimized, it takes a second longer to compile, for the same bits.
             compiler_options={"xla_backend_optimization_level": 0},
@@ -63,7 +78,7 @@ class CompiledSteps:
             layout, stacked = self.layout, count > 1
             runs = (layout.num_runs,) if layout.num_runs > 1 else ()
             shape = (*runs, *([count] if stacked else []), batch_size)
-            shapes = {"image": (*shape, *IMAGE_SHAPE), "label": shape}
+            shapes = {"image": (*shape, *self.image_shape), "label": shape}
             sharding = layout.batches(stacked=stacked)
             step = layout.jit(
                 functools.partial(jax.lax.scan, train_step) if stacked else train_step,
@@ -79,7 +94,7 @@ class CompiledSteps:
         """eval_step for batches of a size; all runs see the same batch."""
         if (batch_size,) not in self._programs:
             layout, shape = self.layout, (batch_size,)
-            shapes = {"image": (*shape, *IMAGE_SHAPE), "label": shape, "mask": shape}
+            shapes = {"image": (*shape, *self.image_shape), "label": shape, "mask": shape}
             step = layout.jit(
                 eval_step,
                 (layout.everywhere, layout.batches()),
@@ -102,10 +117,6 @@ def _batch(shapes: dict[str, tuple[int, ...]], sharding: NamedSharding) -> dict[
         name: jax.ShapeDtypeStruct(shape, types[name], sharding=sharding)
         for name, shape in shapes.items()
     }
-
-
-# Bounded: each holds its programs. Several seeds, or runs of a sweep, compile once.
-_compiled_steps = functools.lru_cache(maxsize=4)(CompiledSteps)
 
 
 def data_keys(seeds: Sequence[int], layout: Layout) -> Key[Array, "..."]:

@@ -1,7 +1,7 @@
 """The pure training and evaluation steps, and the state that they read and change."""
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Integer, Key, Shaped
 from ml_collections import ConfigDict
 
+from jaxmnist.augment import NO_AUGMENT, Augment, create_augment
 from jaxmnist.models import IMAGE_SHAPE, create_model
 from jaxmnist.optimizers import Optimizer, create_optimizer
 
@@ -32,6 +33,10 @@ class TrainState(struct.PyTreeNode):
       dropout_key: the mask of step s is drawn from fold_in(dropout_key, s).
       model: the network; no array, so part of the tree's structure.
       optimizer: the optimizer, likewise.
+      model_state: the network's mutable collections, such as batch_stats; {} if it has none.
+      augment_key: how the images of step s are varied is drawn from fold_in(augment_key, s).
+      augment: varies the images; no array, as label_smoothing.
+      label_smoothing: share of each label that the loss spreads over all classes.
     """
 
     step: Int[Array, ""]
@@ -40,6 +45,10 @@ class TrainState(struct.PyTreeNode):
     dropout_key: Key[Array, ""]
     model: nn.Module = struct.field(pytree_node=False)
     optimizer: Optimizer = struct.field(pytree_node=False)
+    model_state: dict[str, Any] = struct.field(default_factory=dict)
+    augment_key: Key[Array, ""] = struct.field(default=None)
+    augment: Augment = struct.field(pytree_node=False, default=NO_AUGMENT)
+    label_smoothing: float = struct.field(pytree_node=False, default=0.0)
 
     @property
     def apply_fn(self) -> Callable:
@@ -51,22 +60,43 @@ class TrainState(struct.PyTreeNode):
         """The parameters to evaluate and to predict with: see Optimizer.eval_params."""
         return self.optimizer.eval_params(self.opt_state, self.params)
 
+    @property
+    def eval_variables(self):
+        """What `apply_fn` takes to evaluate and to predict with."""
+        return {"params": self.eval_params, **self.model_state}
+
     def saved_part(self):
         """What a checkpoint holds, a dict; the rest follows from the config."""
-        return {"step": self.step, "params": self.params, "opt_state": self.opt_state}
+        saved = {"step": self.step, "params": self.params, "opt_state": self.opt_state}
+        return saved | ({"model_state": self.model_state} if self.model_state else {})
 
 
-def create_train_state(config: ConfigDict, num_classes: int = 10) -> TrainState:
-    """The state before the first step, a function of the config alone."""
-    return init_state(create_model(config, num_classes), create_optimizer(config), config.seed)
+def create_train_state(
+    config: ConfigDict, num_classes: int = 10, image_shape: Sequence[int] = IMAGE_SHAPE
+) -> TrainState:
+    """The state before the first step, a function of the config and of the data's shape alone."""
+    return init_state(
+        create_model(config, num_classes),
+        create_optimizer(config),
+        config.seed,
+        image_shape,
+        create_augment(config.augment),
+        config.label_smoothing,
+    )
 
 
 def init_state(
-    model: nn.Module, optimizer: Optimizer, seed: int | Integer[Array, ""]
+    model: nn.Module,
+    optimizer: Optimizer,
+    seed: int | Integer[Array, ""],
+    image_shape: Sequence[int] = IMAGE_SHAPE,
+    augment: Augment = NO_AUGMENT,
+    label_smoothing: float = 0.0,
 ) -> TrainState:
     """The state before the first step of a network of one's own."""
     keys = split_seed(seed)
-    params = model.init(keys["init"], jnp.zeros((1, *IMAGE_SHAPE)))["params"]
+    variables = dict(model.init(keys["init"], jnp.zeros((1, *image_shape)), train=False))
+    params = variables.pop("params")
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -74,13 +104,17 @@ def init_state(
         dropout_key=keys["dropout"],
         model=model,
         optimizer=optimizer,
+        model_state=variables,
+        augment_key=keys["augment"],
+        augment=augment,
+        label_smoothing=label_smoothing,
     )
 
 
 def split_seed(seed: int | Integer[Array, ""]) -> dict[str, Key[Array, ""]]:
-    """Independent keys for "init", "data" and "dropout"."""
+    """Independent keys for "init", "data", "dropout" and "augment"."""
     root = jax.random.key(seed)
-    purposes = ("init", "data", "dropout")
+    purposes = ("init", "data", "dropout", "augment")
     return {purpose: jax.random.fold_in(root, i) for i, purpose in enumerate(purposes)}
 
 
@@ -88,17 +122,25 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update on one batch: "image" float32 (batch, h, w, c), "label" int32 (batch,).
 
     Returns the next state, and metrics from before the update: the batch's mean loss and accuracy,
-    both with dropout, and the learning rate.
+    both with augmentation and dropout, and the learning rate.
     """
+    images, labels = batch["image"], batch["label"]
     dropout_key = jax.random.fold_in(state.dropout_key, state.step)
+    if state.augment:
+        images = state.augment(jax.random.fold_in(state.augment_key, state.step), images)
 
     def loss_fn(params):
-        logits = state.apply_fn(
-            {"params": params}, batch["image"], train=True, rngs={"dropout": dropout_key}
+        logits, model_state = state.apply_fn(
+            {"params": params, **state.model_state},
+            images,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=list(state.model_state),
         )
-        return cross_entropy(logits, batch["label"]).mean(), logits
+        loss = cross_entropy(logits, labels, state.label_smoothing)
+        return loss.mean(), (logits, model_state)
 
-    (loss, logits), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, (logits, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = state.optimizer.tx.update(
         grads,
         state.opt_state,
@@ -110,11 +152,12 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     )
     metrics = {
         "loss": loss,
-        "accuracy": jnp.mean(is_correct(logits, batch["label"])),
+        "accuracy": jnp.mean(is_correct(logits, labels)),
         "learning_rate": jnp.asarray(state.optimizer.schedule(state.step), jnp.float32),
     }
     params = optax.apply_updates(state.params, updates)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+    changed = {"params": params, "opt_state": opt_state, "model_state": model_state}
+    return state.replace(step=state.step + 1, **changed), metrics
 
 
 def eval_step(state: TrainState, batch: Batch) -> tuple[Metrics, Answers]:
@@ -123,7 +166,7 @@ def eval_step(state: TrainState, batch: Batch) -> tuple[Metrics, Answers]:
     These are "classes" int32 (batch,), the most probable ones, and "confidence" float32 (batch,),
     their probabilities.
     """
-    logits = state.apply_fn({"params": state.eval_params}, batch["image"])
+    logits = state.apply_fn(state.eval_variables, batch["image"], train=False)
     loss = cross_entropy(logits, batch["label"])
     sums = {
         "loss": jnp.sum(loss, where=batch["mask"]),
@@ -133,9 +176,16 @@ def eval_step(state: TrainState, batch: Batch) -> tuple[Metrics, Answers]:
 
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: float = 0.0
 ) -> Float[Array, " batch"]:
-    """Softmax cross-entropy of each example, in nats."""
+    """Softmax cross-entropy of each example, in nats.
+
+    With `smoothing` s the label is no longer 1 for one class and 0 for the others, but 1 - s and
+    then s / classes more for each (Szegedy et al. 2016, section 7).
+    """
+    if smoothing:
+        targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 

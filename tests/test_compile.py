@@ -7,14 +7,18 @@ import pytest
 
 from jaxmnist import models
 from jaxmnist.compile import compiled_steps, data_keys
+from jaxmnist.config import get_config
+from jaxmnist.data.datasets import describe
 from jaxmnist.data.input_pipeline import ShuffledBatches
 from jaxmnist.devices import cpu_layers
 from jaxmnist.record.network import fingerprint
 from jaxmnist.train_step import create_train_state, split_seed, train_step
 
+INFO = describe(get_config())
+
 
 def test_the_compiled_step_is_train_step(config, batch, layout):
-    steps = compiled_steps(config, 10, layout)
+    steps = compiled_steps(config, INFO, layout)
     expected = jax.jit(train_step)(steps.init([3]), batch)
     found = steps.train_step(20)(steps.init([3]), batch)
     assert jax.tree.structure(found) == jax.tree.structure(expected)
@@ -25,7 +29,7 @@ def test_the_compiled_step_is_train_step(config, batch, layout):
 
 def test_the_first_state_is_that_of_the_config(config, layout):
     config.seed = 4
-    found, expected = compiled_steps(config, 10, layout).init([4]), create_train_state(config)
+    found, expected = compiled_steps(config, INFO, layout).init([4]), create_train_state(config)
     for name in ("Conv_0", "Dense_1"):
         kernels = (state.params[name]["kernel"] for state in (found, expected))
         np.testing.assert_allclose(*kernels, rtol=1e-6)
@@ -33,7 +37,7 @@ def test_the_first_state_is_that_of_the_config(config, layout):
 
 
 def test_a_donated_state_is_not_used_again(config, batch, layout):
-    steps = compiled_steps(config, 10, layout)
+    steps = compiled_steps(config, INFO, layout)
     state = steps.init([0])
     kernel = state.params["Dense_0"]["kernel"]
     new, _ = steps.train_step(20)(state, batch)
@@ -44,18 +48,18 @@ def test_a_donated_state_is_not_used_again(config, batch, layout):
 
 
 def test_equal_configs_share_their_programs(config, layout):
-    steps = compiled_steps(config, 10, layout)
+    steps = compiled_steps(config, INFO, layout)
     other = config.copy_and_resolve_references()
     other.seed, other.log_every = 5, 1
-    assert compiled_steps(other, 10, layout) is steps
+    assert compiled_steps(other, INFO, layout) is steps
     assert steps.train_step(20) is steps.train_step(20)
     other.learning_rate = 0.06
-    assert compiled_steps(other, 10, layout) is not steps
+    assert compiled_steps(other, INFO, layout) is not steps
 
 
 def test_another_batch_is_refused_and_not_compiled(config, batch, layout):
     """So a second compilation in the loop cannot pass unnoticed."""
-    steps = compiled_steps(config, 10, layout)
+    steps = compiled_steps(config, INFO, layout)
     smaller = jax.tree.map(lambda x: x[:7], batch)
     with pytest.raises(TypeError, match="compiled with"):
         steps.train_step(20)(steps.init([0]), smaller)
@@ -67,7 +71,7 @@ def test_layers_are_chosen_by_platform(config, layout, monkeypatch):
     wanted = {"cpu": cpu_layers.conv_pool, "gpu": models.conv_pool, "tpu": models.conv_pool}
     for platform, conv_pool in wanted.items():
         monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
-        states[platform] = compiled_steps(config, 10, layout).init([0])
+        states[platform] = compiled_steps(config, INFO, layout).init([0])
         assert states[platform].model.conv_pool is conv_pool
     assert len({fingerprint(state.params) for state in states.values()}) == 1
 
@@ -85,7 +89,7 @@ def test_where_nothing_may_be_compiled_the_functions_are_called(config, batch, l
     config.learning_rate = 0.03  # No other test has compiled this.
     expected = jax.jit(train_step)(create_train_state(config), batch)[1]
     with jax.disable_jit():
-        steps = compiled_steps(config, 10, layout)
+        steps = compiled_steps(config, INFO, layout)
         state, metrics = steps.train_step(20)(steps.init([0]), batch)
         sums, _ = steps.eval_step(20)(state, batch | {"mask": jnp.ones(20, bool)})
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)

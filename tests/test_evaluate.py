@@ -6,14 +6,18 @@ import optax
 import pytest
 
 from jaxmnist.compile import compiled_steps
+from jaxmnist.config import get_config
+from jaxmnist.data.datasets import describe
 from jaxmnist.data.input_pipeline import Examples, OrderedBatches
 from jaxmnist.evaluate import evaluate
 from tests.test_models import reference
 
+INFO = describe(get_config())
+
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 64])
 def test_evaluation_counts_every_image_once(config, sample, layout, batch_size):
-    steps = compiled_steps(config, 10, layout)
+    steps = compiled_steps(config, INFO, layout)
     state = steps.init([0])
     examples = Examples(sample[1].images[:30], sample[1].labels[:30])
     logits = reference(state.params, examples.images / 255)

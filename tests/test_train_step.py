@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmnist.augment import NO_AUGMENT, create_augment
 from jaxmnist.models import CNN
 from jaxmnist.optimizers import Optimizer
 from jaxmnist.record.network import fingerprint
-from jaxmnist.train_step import TrainState, create_train_state, train_step
+from jaxmnist.train_step import TrainState, create_train_state, eval_step, train_step
 from tests.test_models import reference
 
 
@@ -83,6 +84,54 @@ def test_sgd_step_equals_the_update_by_hand(config, batch, key):
             state.params,
             params,
         )
+
+
+def test_running_averages_are_flax_s_and_are_evaluated_with(config, step_fn, batch):
+    """Of batch normalization, against the formulas, on the convolution's own outputs."""
+    config.batch_norm, config.features, config.hidden = True, (4,), 8
+    state = create_train_state(config)
+    before = state.model_state["batch_stats"]["Conv_0"]["BatchNorm_0"]
+    after = step_fn(state, batch)[0].model_state["batch_stats"]["Conv_0"]["BatchNorm_0"]
+    layer = state.params["Conv_0"]
+    y = jax.lax.conv_general_dilated(
+        batch["image"], layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    y = np.asarray(y, np.float64)
+    np.testing.assert_allclose(after["mean"], 0.1 * y.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(after["var"], 0.9 + 0.1 * y.var((0, 1, 2)), rtol=1e-4)
+    assert not before["mean"].any()
+
+    other = state.replace(model_state={"batch_stats": {"Conv_0": {"BatchNorm_0": after}}})
+    inputs = batch | {"mask": jnp.ones(20, bool)}
+    assert eval_step(state, inputs)[0]["loss"] != eval_step(other, inputs)[0]["loss"]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_smoothed_labels_are_spread_over_all_classes(config, step_fn, batch, smoothing):
+    config.label_smoothing, config.dropout_rate = smoothing, 0.0
+    state = create_train_state(config)
+    logits = np.asarray(state.apply_fn({"params": state.params}, batch["image"]), np.float64)
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = np.eye(10)[batch["label"]] * (1 - smoothing) + smoothing / 10
+    wanted = -(targets * log_probabilities).sum(-1).mean()
+    np.testing.assert_allclose(step_fn(state, batch)[1]["loss"], wanted, rtol=1e-5)
+    evaluated, _ = eval_step(state, batch | {"mask": jnp.ones(20, bool)})
+    by_label = -log_probabilities[np.arange(20), np.asarray(batch["label"])].sum()
+    np.testing.assert_allclose(evaluated["loss"], by_label, rtol=1e-5)
+
+
+def test_augmentation_is_drawn_from_seed_and_step(config, batch):
+    """The loss is that of the augmented images, with the same labels; other steps draw others."""
+    config.augment, config.dropout_rate, config.learning_rate = "affine()", 0.0, 1e-30
+    state, step_fn = create_train_state(config), jax.jit(train_step)
+    after_one, first = step_fn(state, batch)
+    _, second = step_fn(after_one, batch)
+    key = jax.random.fold_in(state.augment_key, 0)
+    images = create_augment("affine()")(key, batch["image"])
+    plain = state.replace(augment=NO_AUGMENT)
+    _, by_hand = step_fn(plain, batch | {"image": images})
+    np.testing.assert_allclose(first["loss"], by_hand["loss"], rtol=1e-5)
+    assert len({float(m["loss"]) for m in (first, second, step_fn(plain, batch)[1])}) == 3
 
 
 def test_gradient_agrees_with_finite_differences(batch, key):
