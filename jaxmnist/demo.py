@@ -10,6 +10,7 @@ import contextlib
 import html
 import io
 import json
+import re
 import socket
 import sys
 import urllib.parse
@@ -26,6 +27,7 @@ MAX_BYTES = 10_000_000
 MAX_PIXELS = 25_000_000  # A telephone has 24 million; they take 0.4 GB while they are prepared.
 # Pillow knows other formats: some start programs, and some no browser shows.
 _FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
+_SEEN = 84  # About the longer side of what the network sees, on the page, in its pixels.
 _PAGE = Path(__file__).with_name("demo.html")
 _HEADERS = {
     # The page may talk to this server only.
@@ -81,7 +83,8 @@ def _demo(workdir: str, host: str, port: int, browser: bool) -> None:
     _warm_up(model)
     host, port = listening.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
-    print(f"draw a {model.preparation['shows']} on {url} (Ctrl-C stops)", flush=True)
+    todo = "show it" if model.preparation["method"] == "resize" else "draw"
+    print(f"{todo} a {model.preparation['shows']} on {url} (Ctrl-C stops)", flush=True)
     if browser:
         webbrowser.open(url)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
@@ -97,8 +100,11 @@ def _about(workdir: str, model: "Model") -> str:
     about = f"{workdir}: {model.config.dataset}, step {model.step:,}"
     results = Workdir(local_path(workdir, "workdir")).load_results()
     split = eval_name(model.config)
-    if results and results["step"] == model.step and split in results:
-        about += f", {split} accuracy {100 * results[split]['accuracy']:.2f} %"
+    found = model.metrics.get(split)  # Of a best checkpoint, results.json has only that.
+    if results and results["step"] == model.step:
+        found = results.get(split)
+    if found and results:
+        about += f", {split} accuracy {100 * found['accuracy']:.2f} %"
     return about
 
 
@@ -231,26 +237,48 @@ def _hostname(netloc: str) -> str | None:
 
 def _page(model: "Model", about: str = "") -> str:
     """The page, with the words of the data set that the model was trained on."""
+    import numpy as np
+
+    from jaxmnist.trained import mistakes
+
     shows, names = model.preparation["shows"], model.class_names
-    is_photo = model.preparation["method"] == "photo"
     which = f"{shows}, {names[0]} to {names[-1]}," if shows == "digit" else shows
-    texts = {
-        "TITLE": f"{'Show' if is_photo else 'Draw'} a {shows}",
-        "HINT": (
-            "Drop a photo of one anywhere on the page, best on plain white; or draw it."
-            if is_photo
-            else "With the mouse or a finger; or drop a picture of one anywhere on the page."
+    title, hint, placeholder = {
+        "strokes": (
+            f"Draw a {shows}",
+            "With the mouse or a finger; or drop a picture of one anywhere on the page.",
+            f"draw a {which} here",
         ),
-        "PLACEHOLDER": "drop a photo here, or draw" if is_photo else f"draw a {which} here",
+        "photo": (
+            f"Show a {shows}",
+            "Drop a photo of one anywhere on the page, best on plain white; or draw it.",
+            "drop a photo here, or draw",
+        ),
+        "resize": (
+            f"Show a {shows}",
+            "Drop one anywhere on the page; or draw it, in black on white.",
+            "drop a picture here, or draw",
+        ),
+    }[model.preparation["method"]]
+    # Strokes and photos are put on black; what is only resized has the paper's white.
+    blank = np.full((1, 1, 1), 255 * (model.preparation["method"] == "resize"), np.uint8)
+    height, width, _ = model.image_shape
+    shown_width, shown_height = mistakes.shown_size(model.image_shape, _SEEN)
+    texts = {
+        "TITLE": title,
+        "HINT": hint,
+        "PLACEHOLDER": placeholder,
         "MAX_BYTES": str(MAX_BYTES),
+        "SEEN_SIZE": f"{height}x{width}",
+        "SEEN_STYLE": f"width: {shown_width}px; height: {shown_height}px",
+        "BLANK_PIXEL": _base64(blank),
         # Nothing in a script may look like its end.
         "LABELS": json.dumps(names).replace("<", "\\u003c"),
-        "ABOUT": html.escape(about),  # Comes last, since it may contain the other names.
+        "ABOUT": html.escape(about),
     }
+    # In one pass: a text may contain the names of others.
     page = _PAGE.read_text(encoding="utf-8")
-    for name, text in texts.items():
-        page = page.replace(name, text)
-    return page
+    return re.sub("|".join(texts), lambda match: texts[match[0]], page)
 
 
 def answer(model: "Model", data: bytes) -> dict[str, Any]:
@@ -264,12 +292,11 @@ def answer(model: "Model", data: bytes) -> dict[str, Any]:
       "labels": the names of the classes.
       "classes": the most probable class.
       "probabilities": those of all classes.
-      "image": the 28x28 pixels that the network sees, upright: a PNG file as base64.
+      "image": the pixels that the network sees, upright: a PNG file as base64.
 
     Raises:
       UserError: it is no picture, it is damaged or too large, or nothing is on it.
     """
-    from jaxmnist.data import png
     from jaxmnist.trained import pictures
 
     image = pictures.read(
@@ -280,8 +307,17 @@ def answer(model: "Model", data: bytes) -> dict[str, Any]:
         "labels": model.class_names,
         "classes": int(classes),
         "probabilities": probabilities.tolist(),
-        "image": base64.b64encode(png.encode(image[..., None])).decode(),
+        "image": _base64(image),
     }
+
+
+def _base64(image: Any) -> str:
+    """An image as a PNG file, in base64."""
+    from jaxmnist.trained import pictures
+
+    file = io.BytesIO()
+    pictures.to_pillow(image).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ def parser(verb: str | None = None) -> Parser:
     parser.add_argument(
         "--json",
         action="store_true",
-        help='print one object per line: "file", "classes" and the "probabilities" of all classes',
+        help='print one object per line: "file", "classes" (the number of the most probable), '
+        '"class_name" and the "probabilities" of all',
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a picture, a folder of them, or - for stdin"
@@ -66,6 +67,7 @@ def _predict(workdir: str, images: list[str], as_json: bool) -> None:
             if as_json:
                 rounded = [float(f"{p:.6g}") for p in probabilities]
                 answer = {"file": name, "classes": int(chosen), "probabilities": rounded}
+                answer["class_name"] = model.class_names[chosen]
                 print(json.dumps(answer))
             else:
                 print(f"{name}: {inference.in_words(probabilities, model.class_names)}")
@@ -112,7 +114,7 @@ def _looks_like_picture(path: Path) -> bool:
 
 
 def _read(name: str, preparation: dict[str, Any]) -> Any:
-    """The 28x28 grey levels of a picture, prepared."""
+    """The input that a picture becomes, upright."""
     from jaxmnist.trained import pictures
 
     if name == _STDIN:

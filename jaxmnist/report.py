@@ -95,11 +95,11 @@ def write(runs: "list[Analysis]", output: Path) -> str:
         ),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    for name in {*beside, *figures.BY_TIME}:
+    for name in {*beside, *figures.OPTIONAL}:
         file = output.with_name(f"{output.stem}-{name}.png")
         if name in beside:
             write_bytes(file, beside[name])
-        else:  # An earlier report, which compared runs, may have left it.
+        else:  # An earlier report may have left it.
             file.unlink(missing_ok=True)
     write_text(output, page)
     return (
@@ -130,7 +130,8 @@ def _comparable(workdirs: list[str]) -> list[str]:
         if config is None or config.num_seeds > 1 or not record.checkpoint_steps():
             inference.load(workdir)  # Raises the UserError that says why it cannot be loaded.
         else:
-            examples = config.dataset, datasets.slice_of(config.dataset, config.eval_split)
+            info = record.dataset_info(config)
+            examples = config.dataset, datasets.slice_of(info, config.eval_split)
             words = f"{config.eval_split} of {config.dataset}"
             first = first or (examples, words)
             if examples != first[0]:
@@ -153,15 +154,18 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
     """
     from jaxmnist.files import local_path
     from jaxmnist.record import metrics
+    from jaxmnist.record.network import fingerprint, layer_table
     from jaxmnist.record.workdir import Workdir
     from jaxmnist.trained import inference
     from jaxmnist.trained.analysis import Analysis
 
     record = Workdir(local_path(workdir, "workdir"))
     model = inference.load(workdir)
-    dataset = inference.load_evaluation(model.config, data_dir)
+    dataset = inference.load_evaluation(model.config, data_dir, model.class_names)
     (split,) = dataset.splits
     results = record.load_results()
+    if results and results.get("best", {}).get("step") == model.step:
+        results |= {"step": model.step, "params_sha256": fingerprint(model.trained_params)}
     return Analysis(
         name=str(workdir),
         config=model.config,
@@ -173,8 +177,17 @@ def analyse(workdir: str | Path, data_dir: str | None = None) -> "Analysis":
         class_names=model.class_names,
         split=split.upright(model.preparation),
         probabilities=model.probabilities(split.images),
-        kernel=model.params["Conv_0"]["kernel"],
+        kernel=_first_kernel(model.params),
+        layers=layer_table(model.network, model.image_shape),
     )
+
+
+def _first_kernel(params: dict[str, Any]) -> Any:
+    """The kernel of the first layer if it can be shown, else None: see Analysis."""
+    layer = params.get("Conv_0")
+    kernel = layer.get("kernel") if isinstance(layer, dict) else None
+    can_be_shown = kernel is not None and kernel.ndim == 4 and kernel.shape[2] in (1, 3)
+    return kernel if can_be_shown else None
 
 
 def _base64(data: bytes) -> str:
@@ -187,17 +200,17 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
 
     from jaxmnist.config import get_config
     from jaxmnist.data import datasets
-    from jaxmnist.models import create_model
-    from jaxmnist.record.network import layer_table
     from jaxmnist.record.results import wilson_interval
     from jaxmnist.trained import figures
 
     first = runs[0]
     low, high = wilson_interval(np.array(first.accuracy), np.array(len(first.split)))
     facts = [_facts(each) for each in runs]
-    trained_on = datasets.slice_of(first.config.dataset, first.config.train_split)
-    of_sample = sum(end - start for _, start, end in trained_on)
-    is_sample = first.dataset == datasets.SAMPLE
+    sample = ""
+    if first.dataset == datasets.SAMPLE:
+        trained_on = datasets.slice_of(first.config.dataset, first.config.train_split)
+        of_sample = sum(end - start for _, start, end in trained_on)
+        sample = f"Trained on {of_sample:,} sample digits, not on MNIST."
     started = _time(first.starts[0]) if first.starts else ""
     return {
         "run": first,
@@ -206,7 +219,7 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
             f"split, after {first.step:,} training steps of {first.config.batch_size}"
             f"{f'; started {started}' if started else ''}."
         ),
-        "sample": f"Trained on {of_sample:,} sample digits, not on MNIST." if is_sample else "",
+        "sample": sample,
         "numbers": list(facts[0].items()),
         "interval": f"95 % interval {100 * low:.2f} to {100 * high:.2f}",
         "first_climb": (
@@ -216,7 +229,8 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
         ),
         "comparison": _comparison(runs, facts) if len(runs) > 1 else [],
         "of_first": " Of the first run." if len(runs) > 1 else "",
-        "layers": layer_table(create_model(first.config, len(first.class_names))),
+        "of_filters": _of_filters(first.kernel),
+        "layers": first.layers,
         "starts": _starts(first),
         "default": get_config(),
         "environment": _environment(first),
@@ -225,20 +239,25 @@ def _words(runs: "list[Analysis]") -> dict[str, Any]:
 
 def _mistakes(analysis: "Analysis") -> dict[str, Any]:
     """The confusion matrix and the pictures of its cells, as values of the template."""
+    import numpy as np
+
     from jaxmnist.trained import mistakes
 
     said = analysis.split.labels, analysis.classes, analysis.confidence
-    kept = mistakes.of_each_cell(*said)
-    counts = analysis.confusion.tolist()
-    wrong = [n for i, row in enumerate(counts) for j, n in enumerate(row) if i != j]
-    largest = max(2, *wrong)
+    shape, shown = analysis.split.images.shape[1:], analysis.shown_classes
+    kept = mistakes.of_each_cell(*said, most=mistakes.most_kept(shape))
+    wrong = analysis.confusion * (1 - np.eye(len(analysis.class_names), dtype=int))
+    largest = max(2, int(wrong.max()))
     return {
-        # The count of each cell, and its shade in percent of the darkest.
+        # Of the classes that are shown the count of each cell, and its shade in percent of the
+        # darkest.
+        "shown": shown.tolist(),
         "cells": [
             [(n, round(100 * math.log(max(n, 1)) / math.log(largest))) for n in row]
-            for row in counts
+            for row in analysis.confusion[np.ix_(shown, shown)].tolist()
         ],
         "sprite": _base64(mistakes.sprite(analysis.split.images[kept])),
+        "tile": mistakes.shown_size(shape, mistakes.TILE),
         "columns": mistakes.SPRITE_COLUMNS,
         "count": _SHOWN,
         "kept": [
@@ -251,6 +270,13 @@ def _mistakes(analysis: "Analysis") -> dict[str, Any]:
             for i in kept
         ],
     }
+
+
+def _of_filters(kernel: Any) -> str:
+    """What the colours of the filters mean."""
+    if kernel is not None and kernel.shape[2] == 3:
+        return "Grey is nothing: what has a filter's colours adds to its feature."
+    return "Ink adds to a feature where the filter is red, and subtracts where it is blue."
 
 
 def _time(start: dict[str, Any]) -> str:

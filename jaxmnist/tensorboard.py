@@ -5,10 +5,9 @@ from contextlib import contextmanager
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from jaxmnist.config import profile_steps
-from jaxmnist.data import datasets
+from jaxmnist.data.datasets import DatasetInfo, Split
 from jaxmnist.devices import distributed
 from jaxmnist.devices.sharding import fetch
 from jaxmnist.record.journal import Journal
@@ -20,10 +19,10 @@ from jaxmnist.trained import mistakes
 class Mistakes:
     """Draws the most confident mistakes of an evaluation, for TensorBoard."""
 
-    def __init__(self, config: ConfigDict, split: datasets.Split, journal: Journal):
+    def __init__(self, info: DatasetInfo, split: Split, journal: Journal):
         self._journal = journal
-        self._split = split.upright(datasets.preparation(config.dataset))
-        self._class_names = datasets.class_names(config.dataset)
+        self._split = split.upright(info.preparation)
+        self._class_names = info.class_names
 
     def __call__(self, step: int, answers: dict[str, np.ndarray]) -> None:
         each = self._journal.layout.split(answers)

@@ -23,7 +23,8 @@ from PIL import Image, ImageFile
 
 from jaxmnist import demo
 from jaxmnist.data import datasets, png
-from jaxmnist.trained import inference
+from jaxmnist.trained import inference, pictures
+from tests.trained.test_inference import untrained
 
 pytest.importorskip("starlette", reason="needs the extra demo")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra demo")
@@ -141,7 +142,7 @@ def test_the_model_has_answered_before_the_page_opens(
     monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: sockets[0].close())
     assert demo.main([f"--workdir={trained}", "--port=0"]) == 0
     url = re.search("http://[^ ]*", shown())[0]
-    assert events == ["answered (28, 28)", f"opened {url}"]
+    assert events == ["answered (28, 28, 1)", f"opened {url}"]
 
 
 def test_a_port_in_use_is_told_of(address, trained, capsys):
@@ -219,15 +220,17 @@ def test_the_page_has_the_words_of_the_dataset(model, clothes):
     assert ">draw a digit, 0 to 9, here<" in digits
     assert f"setRows({json.dumps(model.class_names)})" in digits
     clothes = copy.copy(clothes)
-    clothes.class_names = [*clothes.class_names, "</script>"]
+    clothes.class_names = [*clothes.class_names, "</script>", "ABOUT"]
     _, page = call(demo.create_app(clothes, about="<runs/LABELS>"), "GET", "/")
     assert "<h1>Show a piece of clothing</h1>" in page
     assert "digit<" not in page
     assert '"Sandal"' in page
+    assert ', "ABOUT"])' in page
     assert page.count("</script>") == 1
     assert "<footer>&lt;runs/LABELS&gt;</footer>" in page
     assert ">drop a photo here, or draw<" in page
-    assert not re.search("TITLE|HINT|PLACEHOLDER|ABOUT|[^/]LABELS|MAX_BYTES", page)
+    page = page.replace('"ABOUT"', "")
+    assert not re.search("TITLE|HINT|PLACEHOLDER|ABOUT|[^/]LABELS|MAX_BYTES|SEEN_|_PIXEL", page)
 
 
 def luminance(colour):
@@ -249,17 +252,23 @@ def test_bars_are_seen_empty_or_full_in_light_and_dark():
             assert (lighter + 0.05) / (darker + 0.05) >= 3, (name, theme)
 
 
-def test_what_the_network_sees_of_a_blank_paper_is_black():
-    (data,) = re.findall('data:image/gif;base64,(.*?)"', PAGE)
+@pytest.mark.parametrize(("method", "level"), [("strokes", 0), ("photo", 0), ("resize", 255)])
+def test_what_the_network_sees_of_a_blank_paper(model, method, level):
+    """It is put on black, or is white as it is."""
+    changed = copy.copy(model)
+    changed.preparation = model.preparation | {"method": method}
+    _, page = call(demo.create_app(changed), "GET", "/")
+    (data,) = re.findall('BLANK = "data:image/png;base64,(.*?)"', page)
     pixel = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-    assert pixel.getcolors() == [(1, (0, 0, 0))]
+    assert pixel.getcolors() == [(1, (level,) * 3)]
 
 
 def test_the_page_is_read_as_utf_8_in_every_locale():
     assert "Open picture …" in PAGE
     code = (
         "from types import SimpleNamespace; from jaxmnist import demo; "
-        "model = SimpleNamespace(preparation={'shows': 'x', 'method': 'strokes'}, class_names=[]); "
+        "preparation = {'shows': 'x', 'method': 'strokes'}; "
+        "model = SimpleNamespace(preparation=preparation, class_names=[], image_shape=(9, 9, 1)); "
         "demo.create_app(model)"
     )
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -378,6 +387,7 @@ def test_strokes_are_undone_and_cleared_by_buttons_and_keys(browser, address):
     assert not undo.is_enabled()
     page.draw(ONE)
     page.wait(lambda: page.digit() == "1")
+    page.wait(lambda: not browser.execute_script("return busy"))  # It has the last answer.
     assert not hint.is_displayed()
     one, found = page.pixels(), page.probabilities()
     page.draw([(-0.6, -0.6), (0.6, -0.6)])
@@ -456,3 +466,53 @@ def test_a_picture_can_be_dropped(browser, address, tmp_path, model, test_split)
     page.find("#file").send_keys(str(tmp_path / "notes.txt"))
     page.wait(lambda: "no picture" in page.find("#note").text)
     assert page.digit() == ""
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "names", "size"),
+    [
+        ((32, 32, 3), ["a circle", "a very long name of a class of pictures", "x"], (96, 96)),
+        ((8, 8, 1), ["no", "yes"], (80, 80)),
+        ((24, 48, 3), [f"class {i}" for i in range(100)], (96, 48)),
+        ((200, 100, 3), ["no", "yes"], (42, 84)),
+    ],
+)
+def test_a_picture_of_ones_own_data_is_seen_as_the_network_sees_it(
+    browser, tmp_path, image_shape, names, size
+):
+    model = untrained(image_shape, names)
+    picture = Image.effect_mandelbrot((300, 200), (-2, -1, 1, 1), 50)
+    picture = Image.merge("RGB", (picture, picture.rotate(180), picture.rotate(90)))
+    picture.save(tmp_path / "own.png")
+    inputs = pictures.read(picture, "it", model.preparation)
+    wanted = model.predict(picture)
+    with served(demo.create_app(model)) as address:
+        page = Page(browser, address)
+        assert page.find("h1").text == "Show a picture"
+        assert "drop a picture here" in page.find("#placeholder").text
+        assert page.find("#rows").is_displayed() is (len(names) <= 30)
+        page.find("#file").send_keys(str(tmp_path / "own.png"))
+        page.wait(page.digit)
+        assert page.digit() == names[int(wanted.classes)]
+        order = np.arange(len(names))
+        if len(names) > 30:  # The ten most probable.
+            order = np.argsort(-wanted.probabilities, kind="stable")[:10]
+        assert page.names() == [names[i] for i in order]
+        np.testing.assert_allclose(
+            page.probabilities(), 100 * wanted.probabilities[order], atol=0.06
+        )
+        seen = page.find("#seen")
+        data = base64.b64decode(seen.get_attribute("src").partition(",")[2])
+        assert np.array_equal(
+            Image.open(io.BytesIO(data)), inputs.squeeze(-1) if image_shape[2] == 1 else inputs
+        )
+        assert (seen.size["width"], seen.size["height"]) == size
+        assert seen.get_attribute("alt") == (
+            "The {}x{} picture that the network sees".format(*image_shape)
+        )
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        # What is drawn is resized as well.
+        page.find("#clear").click()
+        page.draw(ONE)
+        page.wait(page.digit)
+        assert sum(page.probabilities()) <= 100.5

@@ -3,6 +3,7 @@
 import base64
 import copy
 import dataclasses
+import html
 import html.parser
 import io
 import json
@@ -290,3 +291,72 @@ def test_a_page_of_few_mistakes_among_many_classes_keeps_them_all(no_figures, tm
     kept = json.loads(re.search("KEPT = (.*), COLUMNS", page.read_text())[1])
     assert len(kept) == analysis.num_mistakes
     assert "The page keeps" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "classes", "tile"),
+    [((32, 32, 3), 3, (64, 64)), ((8, 8, 1), 2, (56, 56)), ((20, 40, 3), 130, (40, 20))],
+)
+def test_pictures_of_any_shape_are_shown_in_their_colours(
+    no_figures, tmp_path, browser, image_shape, classes, tile
+):
+    analysis, page = made_up(classes, wrong=900, image_shape=image_shape), tmp_path / "a.html"
+    images = analysis.split.images
+    images[:] = np.random.default_rng(0).integers(256, size=images.shape)
+    report.write([analysis], page)
+    text = page.read_text()
+    kept = json.loads(re.search("KEPT = (.*), COLUMNS", text)[1])
+    data = re.search(r"url\(data:image/png;base64,([^)]*)\)", text)[1]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    height, width = image_shape[:2]
+    for place in (0, 24, len(kept) - 1):
+        y, x = height * (place // 25), width * (place % 25)
+        image = images[int(kept[place]["place"][5:-1])]
+        found = sheet[y : y + height, x : x + width].reshape(image.shape)
+        np.testing.assert_array_equal(found, image)
+    browser.get(page.as_uri())
+    shown = browser.find_element("css selector", "#pictures .digit")
+    assert (shown.size["width"], shown.size["height"]) == tile
+    cells = browser.find_elements("css selector", "[data-cell]")
+    wrong = analysis.confusion * (1 - np.eye(classes, dtype=int))
+    seen = analysis.shown_classes
+    assert len(cells) == np.count_nonzero(wrong[np.ix_(seen, seen)])
+    cells[-1].click()
+    label, said = map(int, cells[-1].get_attribute("data-cell").split())
+    names = analysis.class_names
+    heading = browser.find_element("css selector", "#heading").text
+    assert heading.startswith(f"{names[label]} taken for {names[said]}: {wrong[label, said]}")
+    told = "The 100 of 130 classes with the most mistakes are shown." in " ".join(text.split())
+    assert told is (classes == 130)
+
+
+def test_filters_are_shown_where_there_are_some(tmp_path, monkeypatch):
+    """What their colours mean is said too; those of an earlier report are removed."""
+    monkeypatch.setattr(figures, "png", lambda *_: b"")
+    page, file = tmp_path / "a.html", tmp_path / "a-filters.png"
+    grey, colour = made_up(), made_up(image_shape=(8, 8, 3))
+    for analysis, words in (
+        (grey, "Ink adds to a feature where the filter is red"),
+        (colour, "what has a filter's colours adds to its feature"),
+    ):
+        report.write([analysis], page)
+        assert words in html.unescape(page.read_text())
+        assert file.exists()
+    report.write([dataclasses.replace(grey, kernel=None)], page)
+    assert "filters" not in page.read_text()
+    assert not file.exists()
+
+
+def test_only_a_first_convolution_of_grey_or_colours_can_be_shown():
+    for channels, shown in ((1, True), (3, True), (4, False)):
+        kernel = np.zeros((5, 5, channels, 8), np.float32)
+        found = report._first_kernel({"Conv_0": {"kernel": kernel}})
+        assert (found is kernel) is shown
+    for params in (
+        {},
+        {"Conv_0": {}},
+        {"Conv_0": {"Conv_0": {"kernel": kernel}}},
+        {"Conv_0": kernel},
+    ):
+        assert report._first_kernel(params) is None
+    assert report._first_kernel({"Conv_0": {"kernel": np.zeros((3, 8))}}) is None

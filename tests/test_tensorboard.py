@@ -12,6 +12,7 @@ from PIL import Image
 
 import jaxmnist
 from jaxmnist import hooks, tensorboard, train
+from jaxmnist.data import datasets
 from jaxmnist.data.datasets import Split
 from jaxmnist.errors import UserError
 from jaxmnist.trained import mistakes
@@ -141,8 +142,9 @@ def test_mistakes_are_shown_as_a_person_sees_them(config, journal, test_split, m
     monkeypatch.setattr(mistakes, "grid", grid)
     swapped = Split(test_split.images.swapaxes(1, 2), test_split.labels)
     for config.dataset, split in (("emnist/digits", swapped), ("mnist", test_split)):
+        info = datasets.describe(config)
         answers = {"classes": split.labels, "confidence": np.ones(len(split), np.float32)}
-        tensorboard.Mistakes(config, split, journal)(1, answers)
+        tensorboard.Mistakes(info, split, journal)(1, answers)
     assert len(shown) == 2
     for split in shown:
         np.testing.assert_array_equal(split.images, test_split.images)

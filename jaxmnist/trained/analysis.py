@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 
 from jaxmnist.data import datasets
 from jaxmnist.data.datasets import Split
+from jaxmnist.record.network import Layer
 from jaxmnist.record.results import wilson_interval
 
 NUM_BINS = 15  # As in Guo et al. 2017.
+MOST_CLASSES = 100  # How many are shown: each takes a row and a column of the confusion matrix.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,9 @@ class Analysis:
       class_names: the names of the classes.
       split: the examples, upright.
       probabilities: the probability of each class, for each example.
-      kernel: the kernel of the first layer.
+      kernel: the kernel of the first layer; None where that is no convolution of grey levels or of
+        RGB with a name as the paper's network has it.
+      layers: of the network.
     """
 
     name: str
@@ -64,7 +68,8 @@ class Analysis:
     class_names: list[str]
     split: Split
     probabilities: Float[np.ndarray, "n classes"]
-    kernel: Float[np.ndarray, "height width 1 filters"]
+    kernel: Float[np.ndarray, "height width channels filters"] | None
+    layers: list[Layer]
 
     @functools.cached_property
     def classes(self) -> Integer[np.ndarray, " n"]:
@@ -92,11 +97,15 @@ class Analysis:
 
     def place(self, i: int) -> str:
         """Where the i-th example lies in the data set, in tfds's order: "test[247]"."""
-        for base, first, end in datasets.slice_of(self.config.dataset, self.config.eval_split):
+        for base, first, end in self._parts:
             if i < end - first:
                 return f"{base}[{first + i}]"
             i -= end - first
         raise IndexError(i)
+
+    @functools.cached_property
+    def _parts(self) -> list[tuple[str, int, int]]:
+        return datasets.slice_of(datasets.describe(self.config), self.config.eval_split)
 
     @functools.cached_property
     def confusion(self) -> Int[np.ndarray, "classes classes"]:
@@ -104,6 +113,13 @@ class Analysis:
         counts = np.zeros((len(self.class_names),) * 2, int)
         np.add.at(counts, (self.split.labels, self.classes), 1)
         return counts
+
+    @functools.cached_property
+    def shown_classes(self) -> Int[np.ndarray, " k"]:
+        """The classes that a page has room for: all, or MOST_CLASSES with the most mistakes."""
+        wrong = self.confusion * (1 - np.eye(len(self.class_names), dtype=int))
+        most = np.argsort(-(wrong.sum(0) + wrong.sum(1)), kind="stable")[:MOST_CLASSES]
+        return np.sort(most)
 
     @functools.cached_property
     def bins(self) -> Bins:

@@ -1,4 +1,4 @@
-"""The newest checkpoint of a run, or of each of its seeds, evaluated without training."""
+"""The newest or best checkpoint of a run, or of each of its seeds, evaluated without training."""
 
 from pathlib import Path
 
@@ -25,6 +25,8 @@ def evaluate_checkpoints(
 ) -> list[tuple[int, int, dict[str, float]]]:
     """Evaluates the newest checkpoint of each seed: (seed, step, mean loss and accuracy).
 
+    Of a run with keep_best it is the best one.
+
     Args:
       config: the config of the run, with what is to be evaluated.
       workdir: the folder of the run.
@@ -46,8 +48,10 @@ def evaluate_checkpoints(
     layout, data = Layout.create(), Data()
     with screen.phase("reading data"):
         dataset, (_, examples) = data.load(config, layout)
+    if config.dataset == saved.dataset:
+        dataset.info.check_classes(Workdir(path).dataset_info(config).class_names)
     batches = OrderedBatches(examples, config.eval_batch_size, layout)
-    compiled, found = compiled_steps(config, dataset.num_classes, layout), []
+    compiled, found = compiled_steps(config, dataset.info, layout), []
     for each in each_seed(Run(config, Workdir(path))):
         with screen.phase("reading the checkpoint"):
             state = newest_state(*each, compiled)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -20,6 +20,8 @@ _DPI = 160
 _WIDTH = 4.4  # Inches: as wide as a telephone shows it, so that its words are legible there.
 _MANY_POINTS = 40  # From here on a curve is smoothed, and its points are not marked.
 _MANY_CLASSES = 12  # Beyond these, classes are written smaller.
+_MANY_FILTERS = 64  # Beyond these, filters are not shown.
+_LONGEST = 24  # Characters of a class's name.
 
 Curve = tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]
 
@@ -98,6 +100,8 @@ DARK = Theme(
 
 # The figures that compare runs by training time; a single run's tell no more than those by step.
 BY_TIME = {f"{metric}-by-time": metric for metric in ("loss", "accuracy")}
+# Those that not every report has.
+OPTIONAL = {*BY_TIME, "filters"}
 
 
 def png(theme: Theme, function: Callable[..., Figure], *args: Any) -> bytes:
@@ -111,12 +115,13 @@ def png(theme: Theme, function: Callable[..., Figure], *args: Any) -> bytes:
 def draw(runs: Sequence[Analysis], theme: Theme) -> dict[str, bytes]:
     """The page's figures by their names, as PNG files; the filters are those of the first run."""
     by_time = BY_TIME if len(runs) > 1 else {}
+    has_filters = runs[0].kernel is not None
     return {
         **{metric: png(theme, curves, runs, metric, "step") for metric in ("loss", "accuracy")},
         **{name: png(theme, curves, runs, metric, "seconds") for name, metric in by_time.items()},
         "classes": png(theme, classes, runs),
         "calibration": png(theme, calibration, runs),
-        "filters": png(theme, filters, runs[0]),
+        **({"filters": png(theme, filters, runs[0].kernel)} if has_filters else {}),
     }
 
 
@@ -192,8 +197,9 @@ def names(runs: Sequence[Analysis]) -> list[str]:
 
 
 def confusion(run: Analysis, theme: Theme) -> Figure:
-    """The confusion matrix: counts, and a shade for each that is a mistake."""
-    counts = run.confusion
+    """The confusion matrix of the shown classes: counts, and a shade for each that is a mistake."""
+    shown = run.shown_classes
+    counts = run.confusion[np.ix_(shown, shown)]
     size = len(counts)
     side = max(4.6, 0.2 * size)
     figure = Figure((side, side), layout="constrained")
@@ -214,23 +220,26 @@ def confusion(run: Analysis, theme: Theme) -> Figure:
             color=theme.soft if right else theme.ink,
             fontweight="normal" if right else "bold",
         )
-    turned = 90 if max(map(len, run.class_names)) > 2 else 0
-    axes.set_xticks(range(size), run.class_names, fontsize=_tick_size(run), rotation=turned)
-    axes.set_yticks(range(size), run.class_names, fontsize=_tick_size(run))
+    labels = _labels(run, shown)
+    turned = 90 if max(map(len, labels)) > 2 else 0
+    style: dict[str, Any] = {"fontsize": _tick_size(run), "parse_math": False}
+    axes.set_xticks(range(size), labels, rotation=turned, **style)
+    axes.set_yticks(range(size), labels, **style)
     axes.grid(False)
-    axes.set(xlabel="prediction", ylabel="label", title="confusion matrix")
+    title = f"confusion matrix{_of_shown(run)}"
+    axes.set(xlabel="prediction", ylabel="label", title=title)
     return figure
 
 
 def classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
     """The accuracy of each class with its confidence interval, and a line for that of all."""
-    size = len(runs[0].class_names)
-    parts = np.array_split(np.arange(size), 1 if size <= _MANY_CLASSES else 2)
+    shown = runs[0].shown_classes
+    parts = np.array_split(np.arange(len(shown)), 1 if len(shown) <= _MANY_CLASSES else 2)
     figure = Figure((_WIDTH, _height(runs)), layout="constrained")
     panels = figure.subplots(1, len(parts), sharex=True, squeeze=False)[0]
     for axes, part in zip(panels, parts, strict=True):
         for i, (run, name) in enumerate(zip(runs, names(runs), strict=True)):
-            total, right = run.confusion.sum(1), np.diag(run.confusion)
+            total, right = run.confusion.sum(1)[shown], np.diag(run.confusion)[shown]
             some = part[total[part] > 0]
             axes.errorbar(
                 right[some] / total[some],
@@ -244,11 +253,14 @@ def classes(runs: Sequence[Analysis], theme: Theme) -> Figure:
                 label=name,
             )
             axes.axvline(run.accuracy, color=theme.of_run(i), alpha=0.35, linewidth=1)
-        axes.set_yticks(part, [runs[0].class_names[k] for k in part], fontsize=_tick_size(runs[0]))
+        style: dict[str, Any] = {"fontsize": _tick_size(runs[0]), "parse_math": False}
+        axes.set_yticks(part, _labels(runs[0], shown[part]), **style)
         axes.set_ylim(part[-1] + 0.6, part[0] - 0.6)
         axes.xaxis.set_major_locator(MaxNLocator(5 if len(parts) == 1 else 3))
         axes.grid(axis="y", visible=False)
-    panels[0].set_title("accuracy per class, with its 95 % interval")
+    # Over all: long names leave the panels little width.
+    title = f"accuracy per class, with its 95 % interval{_of_shown(runs[0])}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     if len(runs) > 1:
         _legend(figure, panels[0], runs)
     return figure
@@ -287,20 +299,29 @@ def calibration(runs: Sequence[Analysis], theme: Theme) -> Figure:
     return figure
 
 
-def filters(run: Analysis, theme: Theme) -> Figure:
-    """The filters of the first layer, on one scale."""
-    kernel = run.kernel[:, :, 0]
-    columns = 8
-    rows = -(-kernel.shape[-1] // columns)
+def filters(kernel: Float[np.ndarray, "height width channels filters"], theme: Theme) -> Figure:
+    """The filters of the first layer, on one scale: of grey levels in red and blue, of RGB in RGB.
+
+    Of many, the first are shown.
+    """
+    columns, count = 8, kernel.shape[-1]
+    shown = min(count, _MANY_FILTERS)
+    rows = -(-shown // columns)
     figure = Figure((_WIDTH, 0.5 * rows + 0.7), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     limit = float(np.abs(kernel).max())
     for i, axes in enumerate(grid.ravel()):
         axes.axis("off")
-        if i < kernel.shape[-1]:
-            image = axes.imshow(kernel[..., i], "RdBu_r", vmin=-limit, vmax=limit)
-    figure.suptitle("filters of the first layer", x=0.01, ha="left", fontsize=11)
-    figure.colorbar(image, ax=grid, shrink=0.8).outline.set_visible(False)
+        if i >= shown:
+            continue
+        if kernel.shape[2] == 1:
+            image = axes.imshow(kernel[:, :, 0, i], "RdBu_r", vmin=-limit, vmax=limit)
+        else:
+            axes.imshow(0.5 + kernel[..., i] / (2 * limit or 1))
+    of = f" (the first {shown} of {count:,})" if shown < count else ""
+    figure.suptitle(f"filters of the first layer{of}", x=0.01, ha="left", fontsize=11)
+    if kernel.shape[2] == 1:
+        figure.colorbar(image, ax=grid, shrink=0.8).outline.set_visible(False)
     return figure
 
 
@@ -349,10 +370,22 @@ def _legend_height(runs: Sequence[Analysis]) -> float:
 
 def _height(runs: Sequence[Analysis]) -> float:
     """The height of the figures of classes and of calibration, which lie side by side."""
-    size = len(runs[0].class_names)
+    size = len(runs[0].shown_classes)
     rows = size if size <= _MANY_CLASSES else -(-size // 2)
     return max(3.6, 0.9 + 0.17 * rows) + _legend_height(runs)
 
 
 def _tick_size(run: Analysis) -> float:
     return 10.0 if len(run.class_names) <= _MANY_CLASSES else 7.5
+
+
+def _labels(run: Analysis, classes: Int[np.ndarray, " k"]) -> list[str]:
+    """The names of classes, short enough for an axis."""
+    each = [run.class_names[i] for i in classes]
+    return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in each]
+
+
+def _of_shown(run: Analysis) -> str:
+    """What a title says where classes are left out."""
+    shown, size = len(run.shown_classes), len(run.class_names)
+    return f"\n({shown} of {size:,} classes)" if shown < size else ""

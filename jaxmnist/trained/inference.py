@@ -1,4 +1,4 @@
-"""A trained model: its newest checkpoint, loaded from a workdir and asked about pictures."""
+"""A trained model: the newest or best checkpoint of a run, asked about pictures."""
 
 import contextlib
 import os
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from jaxmnist import own_model
 from jaxmnist.compile import CompiledSteps, compiled_steps
 from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import to_float
@@ -20,7 +21,7 @@ from jaxmnist.devices import distributed, tuning
 from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
 from jaxmnist.files import local_path
-from jaxmnist.models import IMAGE_SHAPE, num_parameters
+from jaxmnist.models import num_parameters
 from jaxmnist.record import checkpoints, find_runs
 from jaxmnist.record.checkpoints import Checkpoints
 from jaxmnist.record.metrics import read_metrics
@@ -77,37 +78,44 @@ class Model:
 
     Attributes:
       config: of its training.
+      network: the linen module.
       step: of the training step after which it is.
-      params: the network's, those to predict with, NumPy arrays.
+      variables: the network's, those to predict with, NumPy arrays: "params", and its mutable
+        collections.
       trained_params: those that were trained, of which results.json has the fingerprint.
       class_names: what each class stands for.
-      preparation: how a picture becomes an input: `datasets.preparation` of its dataset.
+      image_shape: height, width and channels of an input.
+      preparation: how a picture becomes an input: see pictures.py.
       workdir: of its run.
       metrics: of the evaluation after that step, by split, such as {"test": {"loss": 0.03,
         "accuracy": 0.99}}; {} where there was none.
     """
 
-    def __init__(
-        self, run: Run, preparation: pictures.Preparation, state: TrainState, layout: Layout
-    ):
+    def __init__(self, run: Run, info: datasets.DatasetInfo, state: TrainState, layout: Layout):
         self.config, self.workdir = run.config, run.workdir.path
         self.step = int(fetch(state.step))
         self.metrics = _metrics_after(self.step, run.workdir)
-        params = state.eval_params
-        self.params: dict[str, Any] = fetch(params)
+        variables = state.eval_variables
+        self.variables: dict[str, Any] = fetch(variables)
         self.trained_params: dict[str, Any] = fetch(state.params)
-        self.class_names = datasets.class_names(run.config.dataset)
-        self.preparation = preparation
-        self._layout, self._params = layout, params
+        self.class_names, self.image_shape = info.class_names, info.image_shape
+        self.preparation = info.preparation
+        self.network = state.model
+        self._layout, self._variables = layout, variables
 
         def apply(
-            params: dict[str, Any], images: Shaped[Array, "n 28 28 1"]
+            variables: dict[str, Any], images: Shaped[Array, "n h w c"]
         ) -> Float[Array, "n classes"]:
             x = to_float(images) if images.dtype == np.uint8 else images
-            return state.apply_fn({"params": params}, x)
+            return state.apply_fn(variables, x, train=False)
 
         options = tuning.compiler_options()
         self._apply = jax.jit(apply, out_shardings=layout.everywhere, compiler_options=options)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters to predict with."""
+        return self.variables["params"]
 
     def __repr__(self) -> str:
         of = f" of {self.workdir}" if self.workdir else ""
@@ -122,8 +130,9 @@ class Model:
         prepared as `jaxmnist predict` does it. A path, the Pillow image of that file and the array
         of that image's pixels have the same answer.
 
-        Only arrays of 28x28 grey levels are used as they are: they must be like the data set's,
-        light on dark, but upright as a person sees them (EMNIST's own arrays have swapped axes).
+        Only arrays of the model's `image_shape` are used as they are, where that has 1 channel also
+        without this axis: they must be like the data set's, MNIST's light on dark, but upright as a
+        person sees them (EMNIST's own arrays have swapped axes).
 
         Args:
           images: a picture or several. A picture is a path, a Pillow image or an array of the shape
@@ -142,9 +151,9 @@ class Model:
         elif _is_file(images):
             listed, is_one = [images], True
         else:
-            listed, is_one = _as_many(np.asarray(images), "the picture")
+            listed, is_one = _as_many(np.asarray(images), "the picture", self.image_shape)
         names = ["the picture"] if is_one else [f"images[{i}]" for i in range(len(listed))]
-        inputs = _inputs(listed, names, self.preparation)
+        inputs = _inputs(listed, names, self.preparation, self.image_shape)
         logits = self.logits(pictures.swap(inputs, self.preparation))
         answers = logits.argmax(-1), _softmax(logits)
         found = Predictions(*(x[0] for x in answers) if is_one else answers)
@@ -152,12 +161,12 @@ class Model:
         return found
 
     def probabilities(
-        self, inputs: Shaped[np.ndarray, "n 28 28 1"]
+        self, inputs: Shaped[np.ndarray, "n h w c"]
     ) -> Float[np.ndarray, "n classes"]:
         """The probabilities of all classes for inputs as the data set has them."""
         return _softmax(self.logits(inputs))
 
-    def logits(self, inputs: Shaped[np.ndarray, "n 28 28 1"]) -> Float[np.ndarray, "n classes"]:
+    def logits(self, inputs: Shaped[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n classes"]:
         """The logits for inputs as the data set has them: uint8, or float32 in [0, 1]."""
         # Two sizes of batches are compiled: one image, and a batch that needs little memory. By
         # default that is the evaluation's, so that its answers come out to the bit.
@@ -168,16 +177,18 @@ class Model:
             part = inputs[start : start + size]
             padded = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
             batch = self._layout.put(padded, self._layout.batch())
-            found.append(fetch(self._apply(self._params, batch))[: len(part)])
+            found.append(fetch(self._apply(self._variables, batch))[: len(part)])
         return np.concatenate(found)
 
 
-def load(workdir: str | Path, dtype: str | None = None) -> Model:
-    """The model of a workdir's newest checkpoint.
+def load(workdir: str | Path, dtype: str | None = None, *, trust_code: bool = False) -> Model:
+    """The model of a workdir's newest checkpoint; with keep_best, of its best.
 
     Args:
       workdir: of the run.
       dtype: of the products, in place of the run's.
+      trust_code: whether the code of a network that the workdir holds may be run, now and later,
+        though it was not trained with here.
 
     Raises:
       UserError: the workdir holds no run, several, no whole checkpoint, or another network.
@@ -193,15 +204,17 @@ def load(workdir: str | Path, dtype: str | None = None) -> Model:
             if there
             else f"{workdir} holds no run: train there first."
         )
+    if trust_code:
+        own_model.trust(config.model)
     config.dtype = dtype or config.dtype
-    # A workdir from before this was recorded has it from its dataset.
-    preparation = record.load_run().get("preparation") or datasets.preparation(config.dataset)
-    layout = Layout.create()
-    compiled = compiled_steps(config, datasets.num_classes(config.dataset), layout)
-    return Model(Run(config, record), preparation, newest_state(config, record, compiled), layout)
+    info, layout = record.dataset_info(config), Layout.create()
+    compiled = compiled_steps(config, info, layout)
+    return Model(Run(config, record), info, newest_state(config, record, compiled), layout)
 
 
-def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets.Dataset:
+def load_evaluation(
+    config: ConfigDict, data_dir: str | None = None, class_names: Sequence[str] | None = None
+) -> datasets.Dataset:
     """The split that a run was evaluated on.
 
     The sample never stands in for MNIST here: a run on MNIST was trained on it.
@@ -209,40 +222,49 @@ def load_evaluation(config: ConfigDict, data_dir: str | None = None) -> datasets
     Args:
       config: the config of the run.
       data_dir: tfds's folder, if not the run's own.
+      class_names: those that the model knows.
 
     Raises:
-      UserError: as datasets.load does.
+      UserError: as datasets.read does, or the dataset has other classes.
     """
-    where = config.data_dir if data_dir is None else str(local_path(data_dir, "data_dir"))
-    return datasets.load(config.dataset, [config.eval_split], where, allow_sample=False)
+    config = config.copy_and_resolve_references()
+    config.allow_sample = False
+    if data_dir is not None:
+        config.data_dir = str(local_path(data_dir, "data_dir"))
+    found = datasets.read(config, [config.eval_split])
+    if class_names is not None:
+        found.info.check_classes(class_names)
+    return found
 
 
 def newest_state(config: ConfigDict, record: Workdir, compiled: CompiledSteps) -> TrainState:
-    """The state of a run's newest whole checkpoint, of which only what evaluation needs is read.
+    """The state of a run's newest whole checkpoint, or of its best where its config keeps that.
 
+    Only what evaluation needs is read of it.
     The rest has shapes and no values. All processes call it, and process 0 reads.
 
     Raises:
       UserError: there is none, or it is of another network than today's.
     """
-    network = describe_network(compiled.state.model, tuple(config))
+    network = describe_network(compiled.state.model, compiled.image_shape, tuple(config))
     distributed.from_first(lambda: record.check_network(network))
-    parts = None if compiled.state.optimizer.averages else ("step", "params")
     shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), compiled.state.saved_part())
-    tree = distributed.from_first(lambda: _newest(record, shapes, parts))
+    needed = {"step", "params", "model_state"} & set(shapes)
+    parts = None if compiled.state.optimizer.averages else tuple(needed)
+    tree = distributed.from_first(lambda: _newest(record, config, shapes, parts))
     return compiled.state.replace(**compiled.layout.put(tree, compiled.layout.state))
 
 
 def _newest(
-    record: Workdir, shapes: dict[str, Any], parts: tuple[str, ...] | None
+    record: Workdir, config: ConfigDict, shapes: dict[str, Any], parts: tuple[str, ...] | None
 ) -> dict[str, Any]:
-    trees: list[dict[str, Any]] = []
-    if record.checkpoints.is_dir():
-        with contextlib.closing(Checkpoints(record.checkpoints, read_only=True)) as opened:
-            trees, _ = checkpoints.restore([opened], shapes, parts)
-    if not trees:
-        raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
-    return trees[0]
+    for folder in (*[record.best] * config.keep_best, record.checkpoints):
+        if folder.is_dir():
+            with contextlib.closing(Checkpoints(folder, read_only=True)) as opened:
+                trees, _ = checkpoints.restore([opened], shapes, parts)
+            if trees:
+                return trees[0]
+    raise UserError(f"{record.checkpoints} holds no whole checkpoint: train there first.")
 
 
 def _metrics_after(step: int, record: Workdir) -> dict[str, dict[str, float]]:
@@ -266,20 +288,25 @@ def _is_picture(picture: Any) -> bool:
 
 
 def _inputs(
-    listed: Sequence[Picture] | np.ndarray, names: Sequence[str], preparation: pictures.Preparation
-) -> Shaped[np.ndarray, "n 28 28 1"]:
+    listed: Sequence[Picture] | np.ndarray,
+    names: Sequence[str],
+    preparation: pictures.Preparation,
+    image_shape: tuple[int, ...],
+) -> Shaped[np.ndarray, "n h w c"]:
     """The inputs that pictures become, upright: uint8, or float32 if any of them is."""
-    if isinstance(listed, np.ndarray) and listed.shape[1:] == IMAGE_SHAPE:
+    if isinstance(listed, np.ndarray) and listed.shape[1:] == image_shape:
         return listed
-    inputs = [_input(x, name, preparation) for x, name in zip(listed, names, strict=True)]
+    inputs = [
+        _input(x, name, preparation, image_shape) for x, name in zip(listed, names, strict=True)
+    ]
     if any(each.dtype != np.uint8 for each in inputs):
         inputs = [x / np.float32(255) if x.dtype == np.uint8 else x for x in inputs]
-    return np.stack(inputs) if inputs else np.empty((0, *IMAGE_SHAPE), np.uint8)
+    return np.stack(inputs) if inputs else np.empty((0, *image_shape), np.uint8)
 
 
 def _input(
-    picture: Picture, name: str, preparation: pictures.Preparation
-) -> Shaped[np.ndarray, "28 28 1"]:
+    picture: Picture, name: str, preparation: pictures.Preparation, image_shape: tuple[int, ...]
+) -> Shaped[np.ndarray, "h w c"]:
     """The input that a picture becomes, upright."""
     if isinstance(picture, str | os.PathLike):
         name = str(picture)
@@ -287,25 +314,29 @@ def _input(
         if picture.is_dir():
             raise UserError(f"{name} is a folder: name the pictures in it.")
     elif not isinstance(picture, Image.Image):
-        many, is_one = _as_many(np.asarray(picture), name)
+        many, is_one = _as_many(np.asarray(picture), name, image_shape)
         if not is_one:
             raise ValueError(
                 f"{name}: an array of the shape {np.shape(picture)} holds several pictures: list "
                 "each of them."
             )
         levels = many[0]
-        if levels.shape == IMAGE_SHAPE:
+        if levels.shape == image_shape:
             return levels
         if levels.dtype != np.uint8:
             levels = np.round(levels * 255).astype(np.uint8)
         picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
-    return pictures.read(picture, name, preparation)[..., None]
+    return pictures.read(picture, name, preparation)
 
 
-def _as_many(images: np.ndarray, name: str) -> tuple[Shaped[np.ndarray, "n h w channels"], bool]:
+def _as_many(
+    images: np.ndarray, name: str, image_shape: tuple[int, ...]
+) -> tuple[Shaped[np.ndarray, "n h w channels"], bool]:
     """An array's pictures, uint8 or float32 in [0, 1], and whether it is one picture only."""
-    images, shape, channels = _levels(images, name), images.shape, range(1, 5)
-    if images.ndim == 2 or (images.ndim == 3 and shape[-1] not in channels):
+    images, shape, channels = _levels(images, name), images.shape, (1, 2, 3, 4, image_shape[2])
+    # A width of up to 4 pixels looks like channels, unless it is the inputs'.
+    are_inputs = (*shape[-2:], 1) == image_shape
+    if images.ndim == 2 or (images.ndim == 3 and (are_inputs or shape[-1] not in channels)):
         images = images[..., None]
     is_one = images.ndim == 3
     images = images[None] if is_one else images

@@ -1,21 +1,26 @@
 """The examples that a model gets wrong, as pictures."""
 
 import collections
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxmnist.data.datasets import Split
+from jaxmnist.trained import pictures
 
 COUNT = 25  # How many the grid shows.
-MOST = 1000  # How many are kept of all.
+MOST = 1000  # How many are kept of all, of small pictures.
 MOST_ALIKE = 20  # How many are kept of one label that are taken for one class.
 SPRITE_COLUMNS = 25
+TILE = 56  # About the longer side of a picture on the page, in its pixels.
+_MOST_BYTES = 3_200_000  # Of the pictures that are kept, before they are compressed.
 _COLUMNS = 5
-_SCALE = 6  # The width of a pixel in the grid.
+_SIDE = 168  # About the longer side of a picture in the grid, in pixels.
+_LONGEST = 24  # Characters of a class's name in the grid.
 _MARGIN, _LINE, _FONT = 16, 30, 24
 
 
@@ -33,11 +38,12 @@ def of_each_cell(
     labels: Integer[np.ndarray, " n"],
     classes: Integer[np.ndarray, " n"],
     confidence: Float[np.ndarray, " n"],
+    most: int = MOST,
 ) -> Integer[np.ndarray, " k"]:
     """The indices of mistakes for each cell of the confusion matrix, the most confident first.
 
     They are the COUNT most confident of all, and at most MOST_ALIKE others of each cell. At most
-    MOST are kept in all, of which each cell has its share.
+    `most` are kept in all, of which each cell has its share.
     """
     wrong = most_confident(labels, classes, confidence)
     seen: collections.Counter[tuple[int, int]] = collections.Counter()
@@ -46,18 +52,51 @@ def of_each_cell(
         cell = int(labels[i]), int(classes[i])
         ranks[place] = seen[cell] * (place >= COUNT)
         seen[cell] += 1
-    kept = np.argsort(ranks, kind="stable")[:MOST]
+    kept = np.argsort(ranks, kind="stable")[:most]
     return wrong[np.sort(kept[ranks[kept] < MOST_ALIKE])]
 
 
-def sprite(images: UInt8[np.ndarray, "n h w 1"]) -> bytes:
-    """A PNG file of images, SPRITE_COLUMNS in a row."""
+def shown_size(image_shape: Sequence[int], side: int) -> tuple[int, int]:
+    """Width and height to show images at, in pixels, so that the longer one is about `side`.
+
+    Smaller images have whole multiples of their size.
+    """
+    height, width = image_shape[:2]
+    scale = side / max(height, width)
+    scale = round(scale) if scale >= 1 else scale
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def most_kept(image_shape: Sequence[int]) -> int:
+    """How many pictures `of_each_cell` is to keep, so that a page of them is not too large."""
+    size = _kept_size(image_shape)
+    return min(MOST, _MOST_BYTES // (size[0] * size[1] * image_shape[2]))
+
+
+def _kept_size(image_shape: Sequence[int]) -> tuple[int, int]:
+    """Width and height of a picture that is kept: its own, or that of a tile if it is larger."""
+    height, width = image_shape[:2]
+    return shown_size(image_shape, TILE) if max(height, width) > TILE else (width, height)
+
+
+def sprite(images: UInt8[np.ndarray, "n h w c"]) -> bytes:
+    """A PNG file of images, SPRITE_COLUMNS in a row, none larger than TILE."""
     rows = max(1, -(-len(images) // SPRITE_COLUMNS))
-    height, width = images.shape[1:3]
-    sheet = np.zeros((rows * SPRITE_COLUMNS, height, width), np.uint8)
-    sheet[: len(images)] = images[..., 0]
-    lines = sheet.reshape(rows, SPRITE_COLUMNS, height, width).swapaxes(1, 2)
-    return _png(Image.fromarray(lines.reshape(rows * height, -1)), optimize=True)
+    width, height = _kept_size(images.shape[1:])
+    channels = 3 if images.shape[-1] == 3 else 1
+    sheet = np.zeros((rows * SPRITE_COLUMNS, height, width, channels), np.uint8)
+    for tile, image in zip(sheet, images, strict=False):
+        tile[:] = np.asarray(_tile(image, (width, height))).reshape(tile.shape)
+    lines = sheet.reshape(rows, SPRITE_COLUMNS, height, width, channels).swapaxes(1, 2)
+    whole = lines.reshape(rows * height, SPRITE_COLUMNS * width, channels)
+    return _png(pictures.to_pillow(whole), optimize=True)
+
+
+def _tile(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> Image.Image:
+    """An image at a size, each of its pixels a rectangle where that is not smaller."""
+    is_smaller = size[0] < image.shape[1]
+    resampling = Image.Resampling.LANCZOS if is_smaller else Image.Resampling.NEAREST
+    return pictures.to_pillow(image).resize(size, resampling)
 
 
 def grid(
@@ -81,26 +120,41 @@ def grid(
       locate: what to write below the i-th example about where it is found.
     """
     chosen = most_confident(split.labels, classes, confidence)[:COUNT]
-    side = split.images.shape[1] * _SCALE
-    width, height = side + 2 * _MARGIN, side + (3 + bool(locate)) * _LINE + 2 * _MARGIN
-    rows = max(1, -(-len(chosen) // _COLUMNS))
-    picture = Image.new("RGB", (_COLUMNS * width, rows * height), paper)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(_FONT)
-    for place, i in enumerate(chosen):
-        x, y = place % _COLUMNS * width + _MARGIN, place // _COLUMNS * height + _MARGIN
-        tile = Image.fromarray(split.images[i, ..., 0])
-        picture.paste(tile.resize((side, side), Image.Resampling.NEAREST), (x, y))
-        words = (
-            f"is {class_names[split.labels[i]]}",
-            f"said {class_names[classes[i]]}",
+    size = shown_size(split.images.shape[1:], _SIDE)
+    names = [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 1]}…" for n in class_names]
+    texts = [
+        (
+            f"is {names[split.labels[i]]}",
+            f"said {names[classes[i]]}",
             f"with {100 * confidence[i]:.1f} %",
             *([locate(int(i))] if locate else []),
         )
-        for line, text in enumerate(words):
-            draw.text((x, y + side + 4 + line * _LINE), text, ink, font)
+        for i in chosen
+    ]
+    font = _font(class_names)
+    # As wide as the pictures, or as the widest words.
+    widest = max((round(font.getlength(line)) for text in texts for line in text), default=0)
+    width = max(size[0], _SIDE, widest) + 2 * _MARGIN
+    height = size[1] + (3 + bool(locate)) * _LINE + 2 * _MARGIN
+    rows = max(1, -(-len(chosen) // _COLUMNS))
+    picture = Image.new("RGB", (_COLUMNS * width, rows * height), paper)
+    draw = ImageDraw.Draw(picture)
+    for place, (i, text) in enumerate(zip(chosen, texts, strict=True)):
+        x, y = place % _COLUMNS * width + _MARGIN, place // _COLUMNS * height + _MARGIN
+        picture.paste(_tile(split.images[i], size), (x, y))
+        for line, words in enumerate(text):
+            draw.text((x, y + size[1] + 4 + line * _LINE), words, ink, font)
     if not len(chosen):
         draw.text((_MARGIN, _MARGIN), "no mistakes", ink, font)
     return _png(picture)
+
+
+def _font(texts: Sequence[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Pillow's own font; of words that it lacks letters for, one of the system's that has more."""
+    if not all(text.isascii() for text in texts):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype("DejaVuSans.ttf", _FONT)
+    return ImageFont.load_default(_FONT)
 
 
 def _png(picture: Image.Image, *, optimize: bool = False) -> bytes:

@@ -34,6 +34,7 @@ def analysis():
         split=Split(np.zeros((6, 28, 28, 1), np.uint8), labels),
         probabilities=probabilities,
         kernel=np.zeros((5, 5, 1, 32), np.float32),
+        layers=[],
     )
 
 

@@ -17,7 +17,7 @@ figures = pytest.importorskip("jaxmnist.trained.figures")
 BOTH = pytest.mark.parametrize("theme", [figures.LIGHT, figures.DARK], ids=["light", "dark"])
 
 
-def made_up(classes=10, wrong=0, name="a", records=()):
+def made_up(classes=10, wrong=0, name="a", records=(), image_shape=(28, 28, 1)):
     """An analysis of a model that takes the first `wrong` of 2,000 examples for any class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(classes - 1, size=2000)  # Of the last class there are none.
@@ -33,9 +33,10 @@ def made_up(classes=10, wrong=0, name="a", records=()):
         records=list(records),
         results=None,
         class_names=[f"class {i}" for i in range(classes)],
-        split=Split(np.zeros((2000, 28, 28, 1), np.uint8), labels),
+        split=Split(np.zeros((2000, *image_shape), np.uint8), labels),
         probabilities=chosen * confidence + (1 - chosen) * (1 - confidence) / (classes - 1),
-        kernel=rng.normal(size=(5, 5, 1, 32)).astype(np.float32),
+        kernel=rng.normal(size=(5, 5, image_shape[2], 32)).astype(np.float32),
+        layers=[],
     )
 
 
@@ -240,14 +241,61 @@ def test_calibration_shows_the_bins(theme, count):
 
 @pytest.mark.parametrize("count", [32, 20])
 def test_the_filters_are_on_one_scale(count):
-    run = made_up()
-    run = dataclasses.replace(run, kernel=run.kernel[..., :count])
-    images = [axes.images[0] for axes in figures.filters(run, figures.LIGHT).axes if axes.images]
+    kernel = made_up().kernel[..., :count]
+    images = [axes.images[0] for axes in figures.filters(kernel, figures.LIGHT).axes if axes.images]
     assert len(images) == count
-    limit = np.abs(run.kernel).max()
+    limit = np.abs(kernel).max()
     for i, image in enumerate(images):
-        np.testing.assert_array_equal(image.get_array(), run.kernel[:, :, 0, i])
+        np.testing.assert_array_equal(image.get_array(), kernel[:, :, 0, i])
         assert image.get_clim() == (-limit, limit)
+
+
+def test_filters_of_colours_are_in_colour_and_of_many_the_first_are_shown():
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 100)).astype(np.float32)
+    figure = figures.filters(kernel, figures.LIGHT)
+    images = [axes.images[0] for axes in figure.axes if axes.images]
+    assert len(images) == 64
+    assert figure.get_suptitle() == "filters of the first layer (the first 64 of 100)"
+    shown = np.stack([image.get_array() for image in images], -1)
+    np.testing.assert_allclose(shown, 0.5 + kernel[..., :64] / (2 * np.abs(kernel).max()))
+
+
+def test_a_network_without_such_a_layer_has_no_filters(monkeypatch):
+    monkeypatch.setattr(figures, "png", lambda theme, function, *_: function.__name__.encode())
+    without = dataclasses.replace(made_up(), kernel=None)
+    drawn = figures.draw([made_up()], figures.LIGHT)
+    assert drawn.pop("filters") == b"filters"
+    assert figures.draw([without], figures.LIGHT) == drawn
+
+
+@pytest.mark.parametrize("classes", [2, 120])
+def test_of_very_many_classes_those_with_the_most_mistakes_are_shown(classes):
+    run = made_up(classes, wrong=1500)
+    shown = run.shown_classes
+    assert len(shown) == min(classes, 100)
+    wrong = run.confusion * (1 - np.eye(classes, dtype=int))
+    of_each = wrong.sum(0) + wrong.sum(1)
+    assert of_each[shown].min() >= np.delete(of_each, shown).max(initial=0)
+    (axes,) = figures.confusion(run, figures.LIGHT).axes
+    named = [label.get_text() for label in axes.get_yticklabels()]
+    assert named == [run.class_names[i] for i in shown]
+    panels = figures.classes([run], figures.LIGHT).axes
+    assert [label.get_text() for axes in panels for label in axes.get_yticklabels()] == named
+    told = "\n(100 of 120 classes)" if classes == 120 else ""
+    assert axes.get_title() == f"confusion matrix{told}"
+
+
+def test_long_names_are_cut_and_dollars_are_no_formulas():
+    names = ["$\\frac$", "a golden retriever of pure breed", "_c"]
+    run = dataclasses.replace(made_up(3, wrong=100), class_names=names)
+    shown = ["$\\frac$", "a golden retriever of p…", "_c"]
+    for axes in (
+        *figures.confusion(run, figures.LIGHT).axes,
+        *figures.classes([run], figures.LIGHT).axes,
+    ):
+        assert [label.get_text() for label in axes.get_yticklabels()] == shown
+    for function, about in ((figures.confusion, run), (figures.classes, [run])):
+        assert figures.png(figures.DARK, function, about)
 
 
 @BOTH

@@ -19,7 +19,97 @@ from jaxmnist.config import get_config
 from jaxmnist.data import datasets
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
-from jaxmnist.trained import inference
+from jaxmnist.models import CNN
+from jaxmnist.optimizers import create_optimizer
+from jaxmnist.record.workdir import Run, Workdir
+from jaxmnist.train_step import init_state
+from jaxmnist.trained import inference, pictures
+
+
+def untrained(image_shape, class_names, **preparation):
+    """A model of a small network for images of any shape, with made-up names, untrained."""
+    resize = {"shows": "picture", "method": "resize", "swap_axes": False}
+    preparation = resize | {"shape": list(image_shape)} | preparation
+    info = datasets.DatasetInfo("own", {"test": 9}, class_names, image_shape, preparation)
+    config = get_config()
+    network = CNN(features=(8,), hidden=16, num_classes=len(class_names))
+    state = init_state(network, create_optimizer(config), 0, image_shape)
+    return inference.Model(Run(config, Workdir(Path("nowhere"))), info, state, Layout.create())
+
+
+SHAPES = [(32, 32, 3), (8, 8, 1), (20, 30, 3), (4, 4, 1), (3, 5, 1)]
+
+
+@pytest.mark.parametrize("image_shape", [*SHAPES, (7, 8, 6)])
+def test_inputs_of_any_shape_are_used_as_they_are(image_shape):
+    model = untrained(image_shape, ["a", "b", "c"])
+    images = np.random.default_rng(0).integers(256, size=(6, *image_shape), dtype=np.uint8)
+    wanted = model.predict(images)
+    assert wanted.probabilities.shape == (6, 3)
+    np.testing.assert_array_equal(wanted.probabilities, model.probabilities(images))
+    ways = [images, list(images), images / 255, images.astype(np.int64), images.tolist()]
+    if image_shape[2] == 1:
+        ways += [images[..., 0], list(images[..., 0]), images[..., 0] / 255]
+    for same in ways:
+        found = model.predict(same)
+        np.testing.assert_allclose(found.probabilities, wanted.probabilities, atol=1e-6)
+    one = model.predict(images[2])
+    assert one.classes.shape == ()
+    np.testing.assert_allclose(one.probabilities, wanted.probabilities[2], atol=1e-6)
+    assert model.predict(images[:0]).probabilities.shape == (0, 3)
+    assert model.predict([]).probabilities.shape == (0, 3)
+    if image_shape[2] not in (1, 3):
+        with pytest.raises(
+            UserError, match=r"no.png is a picture, and inputs of 6 channels are none"
+        ):
+            model.predict("no.png")
+        return
+    # A picture that has the shape goes through untouched.
+    same = model.predict([pictures.to_pillow(image) for image in images])
+    np.testing.assert_array_equal(same.probabilities, wanted.probabilities)
+
+
+@pytest.mark.parametrize("image_shape", SHAPES)
+def test_pictures_of_other_sizes_are_resized_to_the_shape(image_shape, tmp_path):
+    model = untrained(image_shape, ["a", "b"])
+    large = Image.fromarray(
+        np.random.default_rng(1).integers(256, size=(90, 120, 3), dtype=np.uint8)
+    )
+    large.save(tmp_path / "large.png")
+    wanted = model.predict(large)
+    inputs = pictures.read(large, "it", model.preparation)
+    np.testing.assert_array_equal(model.predict(inputs).probabilities, wanted.probabilities)
+    for same in (tmp_path / "large.png", np.asarray(large), np.asarray(large) / 255):
+        np.testing.assert_array_equal(model.predict(same).probabilities, wanted.probabilities)
+    listed = model.predict([large, inputs, str(tmp_path / "large.png")])
+    np.testing.assert_allclose(listed.probabilities, [wanted.probabilities] * 3, atol=1e-6)
+
+
+def test_strokes_are_drawn_for_a_network_of_another_shape():
+    paper = Image.new("L", (200, 100), 255)
+    paper.paste(0, (90, 20, 100, 80))
+    strokes = {"method": "strokes", "box": 24, "centre": "mass"}
+    for shape in ((32, 32, 1), (32, 40, 3)):
+        model = untrained(shape, ["a", "b"], **strokes)
+        inputs = pictures.read(paper, "it", model.preparation)
+        assert inputs.shape == shape
+        same(model.predict(paper), model.predict(inputs))
+        with pytest.raises(UserError, match="the picture shows no picture: it is blank"):
+            model.predict(Image.new("L", (99, 99)))
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 32, 32, 5)), r"the array has the shape \(2, 32, 32, 5\)"),
+        (np.zeros((0, 32)), "shape"),
+        ([np.zeros((3, 32, 32, 3))], r"images\[0\]: .* several pictures"),
+        (np.full((32, 32, 3), 300), "must be in 0 to 255"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_a_network_of_another_shape(images, words):
+    with pytest.raises(ValueError, match=words):
+        untrained((32, 32, 3), ["a", "b"]).predict(images)
 
 
 def test_the_package_is_imported_at_once_and_says_what_it_has():

@@ -47,18 +47,18 @@ def difference(a, b):
 
 
 def test_the_box_is_20_high_and_its_centre_of_mass_in_the_middle(prepared):
-    assert prepared.shape == (28, 28)
+    assert prepared.shape == (28, 28, 1)
     assert prepared.dtype == np.uint8
-    rows, columns = np.flatnonzero(prepared.any(1)), np.flatnonzero(prepared.any(0))
+    rows, columns = (np.flatnonzero(prepared.any(axis)) for axis in ((1, 2), (0, 2)))
     assert rows[-1] - rows[0] + 1 == 20
     assert columns[-1] - columns[0] + 1 == pytest.approx(20 * 90 / 160, abs=1)
-    assert ndimage.center_of_mass(prepared) == pytest.approx((14, 14), abs=0.51)
+    assert ndimage.center_of_mass(prepared[..., 0]) == pytest.approx((14, 14), abs=0.51)
     assert prepared.max() == 255
 
 
 def test_images_of_mnist_go_through_untouched(test_split):
-    for image in test_split.images[::50, ..., 0]:
-        found = read(as_file(Image.fromarray(image)), "one")
+    for image in test_split.images[::50]:
+        found = read(as_file(Image.fromarray(image[..., 0])), "one")
         np.testing.assert_array_equal(found, image)
 
 
@@ -69,7 +69,7 @@ def test_the_digits_of_mnist_come_out_as_mnist_made_them(test_split):
         large = Image.fromarray(image).resize((224, 224), Image.Resampling.BICUBIC)
         paper = Image.new("L", (500, 300), 0)
         paper.paste(large, (200, 30))
-        found = prepare(255 - np.asarray(paper, np.float32))
+        found = prepare(255 - np.asarray(paper, np.float32))[..., 0]
         # Where the centre of mass lies between two pixels, either may be its place.
         moved = [np.roll(found, by, (0, 1)) for by in itertools.product((-1, 0, 1), repeat=2)]
         ratios.append(min(difference(each, image) for each in moved) / difference(image, 0))
@@ -184,11 +184,11 @@ def coat():
 
 def test_a_photos_greys_are_kept(coat):
     for photo in (coat, 255 - coat):  # As it is, and as it was on white.
-        found = read(as_file(Image.fromarray(photo)), "coat", preparation=CLOTHES)
+        found = read(as_file(Image.fromarray(photo)), "coat", preparation=CLOTHES)[..., 0]
         np.testing.assert_array_equal(found, coat)
     on_grey = np.round((255 - coat) * (230 / 255)).astype(np.uint8)
-    assert difference(read(as_file(Image.fromarray(on_grey)), "coat", CLOTHES), coat) < 1
-    as_digit = read(as_file(Image.fromarray(255 - coat)), "coat")
+    assert difference(read(as_file(Image.fromarray(on_grey)), "coat", CLOTHES)[..., 0], coat) < 1
+    as_digit = read(as_file(Image.fromarray(255 - coat)), "coat")[..., 0]
     assert difference(as_digit, coat) > 20
 
 
@@ -198,7 +198,7 @@ def test_a_large_photo_is_cut_and_scaled_to_the_edges(coat, is_light):
     photo = Image.new("L", (500, 400), 0)
     photo.paste(large, (150, 50))
     photo = Image.eval(photo, lambda level: 255 - level) if is_light else photo
-    found = read(as_file(photo), "coat", CLOTHES)
+    found = read(as_file(photo), "coat", CLOTHES)[..., 0]
     assert difference(found, coat) < 6
     assert found[-1].max() > 100
 
@@ -206,7 +206,7 @@ def test_a_large_photo_is_cut_and_scaled_to_the_edges(coat, is_light):
 def test_a_photo_that_was_cut_out_lies_on_white(coat):
     photo = Image.fromarray(255 - coat).resize((280, 280), Image.Resampling.NEAREST)
     photo.putalpha(Image.eval(photo, lambda level: 255 if level < 255 else 0))
-    assert difference(read(as_file(photo), "coat", CLOTHES), coat) < 6
+    assert difference(read(as_file(photo), "coat", CLOTHES)[..., 0], coat) < 6
 
 
 def test_a_photo_of_nothing_is_told_of():
@@ -217,7 +217,7 @@ def test_a_photo_of_nothing_is_told_of():
 
 
 def test_a_letter_of_emnist_is_larger_and_its_box_is_in_the_middle(seven):
-    found = read(as_file(seven), "seven", datasets.preparation("emnist/letters"))
+    found = read(as_file(seven), "seven", datasets.preparation("emnist/letters"))[..., 0]
     rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
     assert (rows[0], rows[-1]) == (2, 25)
     assert abs(columns[0] - (27 - columns[-1])) <= 1
@@ -245,3 +245,121 @@ def test_a_limit_on_pixels_can_be_set(seven):
     assert read(as_file(seven), "it", max_pixels=300 * 400).any()
     with pytest.raises(UserError, match="it has more than 119,999 pixels: give a smaller one"):
         read(as_file(seven), "it", max_pixels=300 * 400 - 1)
+
+
+RESIZE = {"shows": "picture", "method": "resize", "swap_axes": False}
+
+
+def resize(image, *shape, **options):
+    """What an image becomes; its file is a TIFF, which has every mode."""
+    file = as_file(image, options.pop("kind", "TIFF"), **options)
+    return read(file, "it", RESIZE | {"shape": list(shape)})
+
+
+@pytest.fixture(scope="module")
+def flag():
+    """Red above, green and blue below, each a plain rectangle: 60 high and 80 wide."""
+    image = Image.new("RGB", (80, 60), (250, 0, 0))
+    image.paste((0, 200, 0), (0, 30, 40, 60))
+    image.paste((0, 0, 150), (40, 30, 80, 60))
+    return image
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (20, 50, 3), (96, 96, 3), (8, 8, 1), (28, 28, 1)])
+def test_a_whole_picture_is_resized_to_any_shape(flag, shape):
+    found = resize(flag, *shape)
+    assert (found.shape, found.dtype) == (shape, np.uint8)
+    height, width, channels = shape
+    y, x = height // 4, width // 4
+    places = found[[y, -y, -y], [x, x, -x]]  # In the middle of each rectangle.
+    wanted = [(250, 0, 0), (0, 200, 0), (0, 0, 150)]
+    if channels == 1:
+        wanted = [[flag.convert("L").getpixel(at)] for at in ((0, 0), (0, 59), (79, 59))]
+    np.testing.assert_allclose(places, wanted, atol=12)
+
+
+def test_what_has_the_size_already_goes_through_untouched(flag):
+    np.testing.assert_array_equal(resize(flag, 60, 80, 3), np.asarray(flag))
+    grey = flag.convert("L")
+    np.testing.assert_array_equal(resize(grey, 60, 80, 1), np.asarray(grey)[..., None])
+    same = np.asarray(grey.convert("RGB"))
+    np.testing.assert_array_equal(resize(grey, 60, 80, 3), same)
+    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(8, 9, 3), dtype=np.uint8))
+    np.testing.assert_array_equal(resize(noise, 8, 9, 3), np.asarray(noise))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F"])
+def test_every_mode_can_be_resized(mode):
+    ramp = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))  # Of 252 grey levels.
+    ramp = np.where(ramp < 128, 0, 255).astype(np.uint8) if mode == "1" else ramp
+    image = Image.fromarray(ramp)
+    if mode in ("I;16", "I", "F"):
+        types = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+        image = Image.fromarray(ramp.astype(types[mode]) * types[mode](257))
+    else:
+        image = image.convert("RGB").convert(mode) if mode == "CMYK" else image.convert(mode)
+    kind = "TIFF" if mode in ("CMYK", "I", "F") else "PNG"
+    found = resize(image, 16, 16, 3, kind=kind)
+    small = Image.fromarray(ramp).resize((16, 16), Image.Resampling.LANCZOS)
+    np.testing.assert_allclose(found, np.asarray(small.convert("RGB")).astype(int), atol=6)
+
+
+def test_what_is_transparent_is_white_also_before_a_photo_was_turned(flag):
+    clear = flag.convert("RGBA")
+    clear.putalpha(Image.eval(flag.getchannel("R"), lambda level: 255 if level else 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be seen, it is turned a quarter clockwise.
+    for image, options in (
+        (clear, {}),
+        (clear.transpose(Image.Transpose.ROTATE_90), {"exif": exif}),
+    ):
+        found = resize(image, 30, 40, 3, kind="PNG", **options)
+        assert (found[20:] == 255).all()
+        assert (found[:10] == (250, 0, 0)).all()
+    palette = flag.convert("P", palette=Image.Palette.ADAPTIVE)
+    index = palette.getpixel((0, 0))
+    found = resize(palette, 30, 40, 3, kind="PNG", transparency=index)
+    assert (found[:10] == 255).all()
+    assert not (found[20:] == 255).all(-1).any()
+
+
+def test_a_large_picture_is_resized_as_a_small_one(flag):
+    large = flag.resize((4000, 3000), Image.Resampling.NEAREST)
+    assert difference(resize(large, 32, 32, 3, kind="PNG"), resize(flag, 32, 32, 3)) < 2
+
+
+def test_a_blank_picture_can_be_resized_and_a_damaged_one_cannot(flag):
+    assert (resize(Image.new("L", (9, 9), 255), 8, 8, 1) == 255).all()
+    data = as_file(flag, "JPEG").getvalue()
+    with pytest.raises(UserError, match=r"it cannot be read \(.*\): give a whole picture\."):
+        read(io.BytesIO(data[: len(data) // 2]), "it", RESIZE | {"shape": [8, 8, 3]})
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 1), (32, 48, 3), (8, 8, 1), (14, 9, 3)])
+def test_strokes_are_centred_in_any_shape(seven, shape):
+    height, width, channels = shape
+    box = round(min(height, width) * 20 / 28)
+    found = read(as_file(seven), "seven", MNIST | {"shape": list(shape), "box": box})
+    assert (found.shape, found.dtype) == (shape, np.uint8)
+    assert all((found[..., i] == found[..., 0]).all() for i in range(channels))
+    rows = np.flatnonzero(found.any((1, 2)))
+    assert rows[-1] - rows[0] + 1 == box
+    middle = ndimage.center_of_mass(found[..., 0].astype(float))
+    assert middle == pytest.approx((height / 2, width / 2), abs=0.6)
+    # It is one already.
+    again = read(as_file(Image.fromarray(found[..., 0])), "again", MNIST | {"shape": list(shape)})
+    np.testing.assert_array_equal(again, found)
+
+
+def test_the_steps_of_other_shapes_and_of_resizing():
+    steps = pictures.steps(RESIZE | {"shape": [32, 48, 3]})
+    assert "make it RGB" in steps[0]
+    assert "to 32x48 (height x width)" in steps[1]
+    assert steps[-1] == "Give it as uint8 of shape (batch, 32, 48, 3); the model divides by 255."
+    assert "make it grey" in pictures.steps(RESIZE | {"shape": [8, 8, 1]})[0]
+    steps = pictures.steps(MNIST | {"shape": [32, 40, 3], "box": 23})
+    assert "only the last three steps" in steps[0]
+    assert "longer side is 23 pixels" in steps[3]
+    assert "Put it on 32x40 zeros" in steps[4]
+    assert "(16, 20)" in steps[4]
+    assert steps[-3] == "Repeat the grey levels in all three channels."
