@@ -14,7 +14,7 @@ import sys
 import typing
 
 if typing.TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from pathlib import Path
     from typing import Any
@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
 def train_and_evaluate(
     config: ConfigDict,
     workdir: str | Path,
-    data: Data | None = None,
+    data: Data | Sequence[Any] | None = None,
     *,
     on_metrics: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
@@ -73,8 +73,11 @@ def train_and_evaluate(
     Args:
       config: of the run; it stays as it is.
       workdir: the folder that becomes, or is, the record of the run.
-      data: a `jaxmnist.data.input_pipeline.Data()` that several calls share, so that the same
-        data are read once.
+      data: the arrays to train and to evaluate on, ((x, y), (x_test, y_test)), in place of the
+        config's dataset. Images have the shape (n, height, width, channels) or (n, height, width),
+        and are integers in 0 to 255, floating-point in [0, 1] or bool; labels are whole numbers
+        from 0, or names. The workdir keeps them. Or a `jaxmnist.data.input_pipeline.Data()` that
+        several calls share, so that the same data are read once.
       on_metrics: called with each record that is written to metrics.jsonl, and its "seed". Of
         training, every `config.log_every` steps: {"step": 100, "split": "train", "seconds": 3.1,
         "loss": 0.3, "accuracy": 0.9, "learning_rate": 0.05, "steps_per_second": 32.0, "seed": 0}.
@@ -93,8 +96,13 @@ def train_and_evaluate(
     return train.train_and_evaluate(config, workdir, data, on_metrics=on_metrics)
 
 
-def load(workdir: str | Path) -> Model:
+def load(workdir: str | Path, *, trust_code: bool = False) -> Model:
     """The model that was trained in a workdir: `jaxmnist.load("DIR").predict("photo.jpg")`.
+
+    Args:
+      workdir: of the run.
+      trust_code: whether the code of a network that the workdir holds may be run, though it was
+        not trained with here.
 
     Raises:
       jaxmnist.errors.UserError: there is no such folder, or it holds no run, several, or no whole
@@ -102,4 +110,4 @@ def load(workdir: str | Path) -> Model:
     """
     from jaxmnist.trained import inference
 
-    return inference.load(workdir)
+    return inference.load(workdir, trust_code=trust_code)

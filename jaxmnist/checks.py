@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import inspect
 import math
 import os
 import re
@@ -13,8 +14,8 @@ from ml_collections import ConfigDict
 
 from jaxmnist.config import (
     ALL_FIELDS,
-    DATASETS,
     PERIODS,
+    SCHEDULES,
     TYPE_NAMES,
     get_config,
     profile_steps,
@@ -22,8 +23,10 @@ from jaxmnist.config import (
 )
 from jaxmnist.errors import UserError, first_line
 from jaxmnist.files import local_path
+from jaxmnist.own_model import read as read_model
 
 if TYPE_CHECKING:
+    from jaxmnist.data.info import DatasetInfo
     from jaxmnist.optimizers import Optimizer
 
 # Optimizers that optax has and a run cannot use, and why.
@@ -53,6 +56,8 @@ def load(path: str | os.PathLike | None, overrides: Sequence[tuple[str, str]] = 
     """
     config = get_config() if path is None else _run_file(path)
     override(config, overrides)
+    if isinstance(config.get("model"), str):
+        config.model = read_model(config.model)
     return config
 
 
@@ -71,8 +76,9 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
       training: whether it is to train; what it was trained with before may be evaluated anyhow.
     """
     # Imported here, since the help needs neither tfds nor JAX.
-    from jaxmnist import optimizers
+    from jaxmnist import augment, optimizers
     from jaxmnist.data import datasets
+    from jaxmnist.devices import distributed
 
     check_types(config)
     for name, found in ALL_FIELDS.items():
@@ -99,9 +105,12 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
             f"profile_steps={config.profile_steps} is not allowed: it must name some of the steps "
             f"from 0 to num_steps={config.num_steps}."
         )
+    # Process 0 alone has the data.
+    info = distributed.from_first(lambda: datasets.describe(config))
+    _check_images(config, info)
     for field in ("train_split", "eval_split"):
         try:
-            parts = datasets.slice_of(config.dataset, config[field])
+            parts = datasets.slice_of(info, config[field])
         except UserError as e:
             raise UserError(f"{field}: {e}") from None
         count = sum(end - first for _, first, end in parts)
@@ -110,7 +119,42 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
                 f"batch_size={config.batch_size} is not allowed: it must be at most {count:,}, "
                 f"the examples of {config.dataset}'s {config.train_split}."
             )
-    _check_optimizer(optimizers.create_optimizer(config), config.optimizer)
+    augment.create_augment(config.augment)
+    _check_network(config, info)
+    for field, what in (("keep_best", "chooses"), ("patience", "ends the run")):
+        if training and config[field]:
+            check_validation(config, info, f"{field}={config[field]} {what} by the evaluation")
+    _check_optimizer(optimizers.create_optimizer(config), config)
+
+
+def check_validation(config: ConfigDict, info: "DatasetInfo", who: str) -> None:
+    """Raises UserError if the evaluation is on the test set, or on examples that are trained on.
+
+    Args:
+      config: the config.
+      info: of its dataset.
+      who: what needs a validation split, and why, as the error's sentence begins.
+    """
+    from jaxmnist.data import datasets
+
+    train, evaluation = (
+        datasets.slice_of(info, split) for split in (config.train_split, config.eval_split)
+    )
+    if any(base == "test" for base, _, _ in evaluation):
+        raise UserError(
+            f"{who}, so eval_split={config.eval_split!r} is not allowed: take a part of the "
+            "training set for it, and the rest as train_split."
+        )
+    for base, first, end in evaluation:
+        for _, start, stop in (part for part in train if part[0] == base):
+            both = range(max(first, start), min(end, stop))
+            if both:
+                raise UserError(
+                    f"{who}, so eval_split={config.eval_split!r} is not allowed with "
+                    f"train_split={config.train_split!r}: both have "
+                    f"{base}[{both.start}:{both.stop}], and no model is judged by what it was "
+                    "trained on."
+                )
 
 
 def check_types(config: ConfigDict) -> None:
@@ -125,9 +169,28 @@ def check_types(config: ConfigDict) -> None:
         is_of_type = type(value) is wanted or (wanted is float and type(value) is int)
         if not is_of_type and (value is not None or default[name] is not None):
             raise UserError(f"{name}={value!r} is not allowed: it must be {TYPE_NAMES[wanted]}.")
-    if config.dataset not in DATASETS:
-        allowed = ALL_FIELDS["dataset"].allowed
-        raise UserError(f"dataset={config.dataset!r} is not allowed: it must be {allowed}.")
+
+
+def _check_images(config: ConfigDict, info: "DatasetInfo") -> None:
+    """Raises UserError if the dataset's images are not as the config says."""
+    kind = config.dataset.partition(":")[0]
+    refused, default = f"is not allowed with dataset={config.dataset!r}", get_config()
+    if tuple(config.image_shape) not in (default.image_shape, tuple(info.image_shape)):
+        shape = "x".join(map(str, info.image_shape))
+        raise UserError(
+            f"image_shape={tuple(config.image_shape)} {refused}: its images are {shape}, and only "
+            "the pictures of a folder can be made to another shape."
+        )
+    if kind == "folder" and config.prepare == "mnist" and info.image_shape[2] != 1:
+        raise UserError(
+            f"prepare='mnist' is not allowed with image_shape={tuple(config.image_shape)}: it cuts "
+            "out strokes, which are grey; set prepare=resize, or 1 channel."
+        )
+    if kind not in ("folder", "arrays") and config.prepare != default.prepare:
+        raise UserError(
+            f"prepare={config.prepare!r} {refused}: how its pictures are prepared is known, and "
+            "only those of a folder have a choice."
+        )
 
 
 def _run_file(text: str | os.PathLike) -> ConfigDict:
@@ -163,9 +226,16 @@ def _parse(field: str, text: str) -> Any:
     wanted = type_of(field)
     if field == "data_dir" and text in ("", "None"):
         return None
+    if field == "model":
+        return read_model(text)
     if field == "data_dir":
         return str(local_path(text, "data_dir").absolute())  # A run goes on from any folder.
+    if field == "dataset" and text.startswith("folder:"):
+        path = local_path(text.removeprefix("folder:"), "dataset=folder:", as_pattern=False)
+        return f"folder:{path.absolute()}"
     try:
+        if wanted is tuple:
+            return tuple(int(part) for part in text.strip("()[] ").rstrip(",").split(","))
         if wanted is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if wanted is int and re.fullmatch(r"\d+e\d{1,2}", text.strip()):
@@ -177,11 +247,135 @@ def _parse(field: str, text: str) -> Any:
         ) from None
 
 
-def _check_optimizer(optimizer: "Optimizer", text: str) -> None:
+def _check_network(config: ConfigDict, info: "DatasetInfo") -> None:
+    """Raises UserError if a config's network does not fit the data, or does not work."""
+    height, width, _ = info.image_shape
+    most = min(height, width).bit_length() - 1
+    if not config.model:
+        if len(config.features) > most:
+            raise UserError(
+                f"features={config.features} is not allowed: each convolution's pooling halves the "
+                f"image, and {height}x{width} pixels allow at most {most}."
+            )
+        return
+    default = get_config()
+    for field in ("features", "kernel_size", "hidden", "dropout_rate", "batch_norm"):
+        if config[field] != default[field]:
+            raise UserError(
+                f"{field}={config[field]!r} is not allowed with model={config.model!r}: it is the "
+                "paper's network's. Give your own network arguments instead."
+            )
+    from jaxmnist.models import create_model
+
+    model = create_model(config, len(info.class_names))
+    if refusal := _refusal_of_model(
+        model, info.image_shape, len(info.class_names), config.batch_size
+    ):
+        raise UserError(f"model={config.model!r}: {refusal}.")
+
+
+@functools.lru_cache(maxsize=32)
+def _refusal_of_model(
+    model: Any, image_shape: tuple[int, ...], num_classes: int, batch_size: int
+) -> str:
+    """Why a network of one's own cannot be trained; "" if it can."""
+    import jax
+    import jax.numpy as jnp
+
+    def forward(key, images):
+        before = dict(model.init(key, images[:1], train=False))
+        params = before.pop("params", {})
+        trained, after = model.apply(
+            {"params": params, **before},
+            images,
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(before),
+        )
+        evaluated = model.apply({"params": params, **before}, images, train=False)
+        return params, before, after, trained, evaluated
+
+    def shapes(tree):
+        return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    try:
+        params, before, after, *logits = jax.eval_shape(forward, jax.random.key(0), images)
+    except (Exception, SystemExit) as e:
+        hint = ""
+        if "needs PRNG" in str(e):
+            hint = ". The only random numbers are those of 'dropout'"
+        return f"it fails with {first_line(e, with_type=True)}".rstrip(".") + hint
+    leaves = jax.tree.leaves((params, before))
+    if not jax.tree.leaves(params):
+        return "it has no parameters"
+    if shapes(before) != shapes(dict(after)):
+        return "its collections beside the parameters change their shapes or types in a step"
+    if any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) or not x.size for x in leaves):
+        return "it keeps a random key, or an array of no elements, which no checkpoint can hold"
+    for each in logits:
+        if getattr(each, "shape", None) != (batch_size, num_classes):
+            return (
+                f"for {batch_size} images it gives {getattr(each, 'shape', type(each).__name__)}, "
+                f"not logits of the shape {(batch_size, num_classes)}, one for each of the "
+                f"{num_classes} classes"
+            )
+    return ""
+
+
+def _check_optimizer(optimizer: "Optimizer", config: ConfigDict) -> None:
     """Raises UserError if a run cannot update with it, or cannot save and restore its state."""
-    refusal = _REFUSED_OPTIMIZERS.get(optimizer.name) or _refusal(optimizer)
-    if refusal:
-        raise UserError(f"optimizer={text!r} is not allowed: {refusal}.")
+    where = f"optimizer={config.optimizer!r}"
+    if refusal := _schedule_refusal(optimizer):
+        raise UserError(f"schedule={config.schedule!r} is not allowed: {refusal}.")
+    if refusal := config.weight_decay and _decay_refusal(optimizer):
+        raise UserError(
+            f"weight_decay={config.weight_decay} is not allowed with {where}: {refusal}."
+        )
+    if config.ema_decay and optimizer.is_schedule_free:
+        raise UserError(
+            f"ema_decay={config.ema_decay} is not allowed with {where}, which averages by itself: "
+            "set ema_decay=0."
+        )
+    if refusal := _REFUSED_OPTIMIZERS.get(optimizer.name) or _refusal(optimizer):
+        raise UserError(f"{where} is not allowed: {refusal}.")
+
+
+def _decay_refusal(optimizer: "Optimizer") -> str:
+    """Why the config's weight_decay cannot come on top of an optimizer; "" if it can."""
+    from jaxmnist.optimizers import optimizers
+
+    if optimizer.name == "polyak_sgd":
+        return "it finds its learning rate by itself, so that a share of that is not known"
+    parameters = inspect.signature(optimizers()[optimizer.name]).parameters
+    for name in ("weight_decay", "weight_decay_rate", "adam_weight_decay"):
+        if name not in parameters:
+            continue
+        if value := optimizer.kwargs.get(name, parameters[name].default):
+            return f"it has a decay of its own, {name}={value}, so that one of the two must be 0"
+        if optimizer.is_schedule_free:
+            return f"its average needs its own: set {name} there, as an argument"
+    return ""
+
+
+@functools.lru_cache(maxsize=32)
+def _schedule_refusal(optimizer: "Optimizer") -> str:
+    """Why a run cannot use a schedule; "" if it can."""
+    import jax
+    import numpy as np
+
+    if optimizer.schedule_name in SCHEDULES:
+        return ""
+    steps = np.unique(np.linspace(0, optimizer.num_steps, 101).astype(np.int32))
+    try:
+        rates = np.asarray(jax.jit(jax.vmap(optimizer.schedule))(steps), np.float32)
+    except Exception as e:
+        return f"optax refuses it: {first_line(e).rstrip('.')}"
+    bad = ~(np.isfinite(rates) & (rates >= 0))
+    if bad.any():
+        found = f"its learning rate at step {steps[bad][0]} is {rates[bad][0]:g}"
+        return f"{found}, and must be finite and at least 0"
+    return "" if rates.any() else "its learning rate is 0 at every step"
 
 
 @functools.lru_cache(maxsize=32)  # A config is checked several times before it is trained.
@@ -192,7 +386,7 @@ def _refusal(optimizer: "Optimizer") -> str:
 
     from jaxmnist.optimizers import CONSTANT_RATE
 
-    has_schedule = optimizer.decay != "constant" or optimizer.warmup_steps
+    has_schedule = optimizer.schedule_name != "constant" or optimizer.warmup_steps
     if has_schedule and optimizer.name in CONSTANT_RATE:
         return f"{optimizer.name} takes no schedule: set schedule=constant and warmup_steps=0"
 

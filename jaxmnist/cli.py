@@ -126,6 +126,15 @@ class _Override(argparse.Action):
         setattr(namespace, self.dest, [*getattr(namespace, self.dest), (self.const, values)])
 
 
+class _Trust(argparse.Action):
+    """Lets this process run the code that workdirs hold."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        from jaxmnist import own_model
+
+        own_model.trust_every()
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that suggests a flag for a mistyped one, and accepts no abbreviations.
 
@@ -158,6 +167,16 @@ class Parser(argparse.ArgumentParser):
     def add_workdir(self) -> None:
         """Adds --workdir, for a command that looks at what was trained."""
         self.add_argument("--workdir", required=True, help="the folder of a training run")
+        self.add_trust_code()
+
+    def add_trust_code(self) -> None:
+        """Adds --trust_code, which acts when it is parsed."""
+        self.add_argument(
+            "--trust_code",
+            action=_Trust,
+            nargs=0,
+            help="run the code of a network that a workdir from elsewhere holds, now and later",
+        )
 
     def add_config(self, *prefixes: str, only: Sequence[str] = ()) -> None:
         """Adds --PREFIX.FIELD for each field of the config; the help has a table of the fields.

@@ -12,6 +12,7 @@ DATASETS = (
     *("mnist", "fashion_mnist", "kmnist", "emnist/byclass", "emnist/bymerge", "emnist/balanced"),
     *("emnist/letters", "emnist/digits", "emnist/mnist", "mnist_sample"),
 )
+SCHEDULES = ("constant", "linear", "cosine")  # The short names; optimizers.py knows optax's too.
 _PROFILE_STEPS = re.compile(r"(\d{1,18}):(\d{1,18})")
 # In float32. Below the smallest normal number a device may take one for 0.
 _FLOAT32_MIN, _FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
@@ -28,7 +29,7 @@ class Field(NamedTuple):
       is_free: whether it may change when a run is resumed; others change the training.
     """
 
-    default: bool | int | float | str | None
+    default: bool | int | float | str | tuple[int, ...] | None
     meaning: str
     allowed: str = ""
     is_allowed: Callable[[Any], bool] = lambda value: True
@@ -46,13 +47,23 @@ def _one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
     return f"one of {', '.join(values)}", lambda value: value in values
 
 
+def _sizes(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: least <= len(value) <= most and all(size >= 1 for size in value)
+
+
 _INT32 = _whole(1, 2**31 - 1)  # What a device counts with.
+_SHARE = "a number of at least 0 and below 1", lambda value: 0 <= value < 1
+_AMOUNT = "a finite number of at least 0", lambda value: 0 <= value < math.inf
 _RATE = f"a number above 0, in float32: from {_FLOAT32_MIN:.1e} to {_FLOAT32_MAX:.1e}"
 
 # By group: the one description of each field, for checks, --help and the README.
 FIELDS: dict[str, dict[str, Field]] = {
     "data": {
-        "dataset": Field("mnist", "the data set, of tfds's MNIST family", *_one_of(*DATASETS)),
+        "dataset": Field(
+            "mnist",
+            "the data set: of tfds's MNIST family, mnist_sample, folder:PATH (pictures in a folder "
+            "for each class), or another of tfds's that is prepared",
+        ),
         "data_dir": Field(
             None,
             "the folder of prepared data; None: tfds's own, ~/tensorflow_datasets",
@@ -63,17 +74,42 @@ FIELDS: dict[str, dict[str, Field]] = {
             "whether mnist_sample stands in where MNIST is neither prepared nor reachable",
             is_free=True,
         ),
+        "prepare": Field(
+            "mnist",
+            "how the pictures of a folder become inputs: what they show is cut out and centred as "
+            "MNIST's digits are, or they are only resized",
+            *_one_of("mnist", "resize"),
+        ),
+        "image_shape": Field(
+            (28, 28, 1),
+            "height, width and channels of the inputs that a folder's pictures become",
+            "three whole numbers of at least 1, such as 32,32,3; 1 channel is grey, 3 are RGB",
+            lambda value: _sizes(3, 3)(value) and value[2] in (1, 3),
+        ),
         "train_split": Field("train", "the examples to train on, for example train[:55000]"),
         "eval_split": Field(
             "test", "the examples to evaluate on, for example train[55000:]", is_free=True
         ),
     },
     "network": {
+        "model": Field(
+            "",
+            "a network of one's own, with keyword arguments: my_net.py:Net(width=64); '': the "
+            "paper's, which the next five fields are for",
+        ),
+        "features": Field(
+            (32, 64),
+            "number of channels of each convolution, and so how many there are",
+            "whole numbers of at least 1, such as 16,32,64",
+            _sizes(1, 16),
+        ),
+        "kernel_size": Field(5, "height and width of the convolutions' kernels", *_whole(1, 64)),
+        "hidden": Field(1024, "number of units of the dense layer", *_whole(1)),
         "dropout_rate": Field(
-            0.4,
-            "fraction of the dense layer's units that are dropped in training",
-            "a number of at least 0 and below 1",
-            lambda value: 0 <= value < 1,
+            0.4, "fraction of the dense layer's units that are dropped in training", *_SHARE
+        ),
+        "batch_norm": Field(
+            False, "whether each convolution's outputs are normalized over the batch, before ReLU"
         ),
         "dtype": Field(
             "float32",
@@ -95,13 +131,41 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "schedule": Field(
             "cosine",
-            "how the learning rate falls to 0 at num_steps, or stays",
-            *_one_of("constant", "linear", "cosine"),
+            "how the learning rate falls to 0 at num_steps, or stays: constant, linear, cosine, or "
+            "any of optax's schedules, with keyword arguments: "
+            "cosine_onecycle_schedule(pct_start=0.2)",
         ),
         "warmup_steps": Field(0, "steps in which the learning rate rises from 0 first", *_whole(0)),
+        "weight_decay": Field(
+            0.0, "share of each kernel that a step subtracts, times the learning rate", *_AMOUNT
+        ),
+        "clip_norm": Field(
+            0.0, "the largest norm of the gradients; longer ones are scaled to it; 0: any", *_AMOUNT
+        ),
+        "ema_decay": Field(
+            0.0,
+            "decay of the parameters' exponential moving average, which is evaluated, predicted "
+            "and exported with; at most (1 + t) / (10 + t) at step t; 0: no average",
+            *_SHARE,
+        ),
+        "label_smoothing": Field(
+            0.0, "share of each label that the loss spreads over all classes", *_SHARE
+        ),
+        "augment": Field(
+            "",
+            "how training images are varied at random: affine(rotate=12, shift=2, scale=0.1, "
+            "shear=0.1), elastic(alpha=25, sigma=4); '': not at all",
+        ),
+        "patience": Field(
+            0,
+            "evaluations without a better accuracy after which the run ends; 0: it never does "
+            "before num_steps",
+            *_whole(0),
+            is_free=True,
+        ),
         "seed": Field(
             0,
-            "of the random numbers: initialization, shuffling and dropout",
+            "of the random numbers: initialization, shuffling, dropout and augmentation",
             "a whole number of at least 0 and below 2**32",
             lambda value: 0 <= value < 2**32,
         ),
@@ -116,6 +180,12 @@ FIELDS: dict[str, dict[str, Field]] = {
         "log_every": Field(100, "steps between records of the training", *_whole(1), is_free=True),
         "eval_every": Field(1_000, "steps between evaluations", *_whole(1), is_free=True),
         "checkpoint_every": Field(1_000, "steps between checkpoints", *_whole(1), is_free=True),
+        "keep_best": Field(
+            False,
+            "whether the checkpoint with the best validation accuracy is kept, and evaluated, "
+            "predicted and exported with",
+            is_free=True,
+        ),
         "histograms": Field(
             False, "histograms of the parameters at each evaluation, for TensorBoard", is_free=True
         ),
@@ -140,7 +210,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "seeds_per_call": Field(
             0,
-            "how many seeds train at once; 0: one on a CPU, elsewhere all",
+            "how many seeds train at once, with patience one; 0: one on a CPU, elsewhere all",
             *_whole(0),
             is_free=True,
         ),
@@ -149,7 +219,13 @@ FIELDS: dict[str, dict[str, Field]] = {
 ALL_FIELDS = {name: field for group in FIELDS.values() for name, field in group.items()}
 FREE_TO_CHANGE = tuple(name for name, field in ALL_FIELDS.items() if field.is_free)
 PERIODS = ("log_every", "eval_every", "checkpoint_every")
-TYPE_NAMES = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+TYPE_NAMES = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "whole numbers with commas between them",
+}
 
 
 def get_config() -> ConfigDict:
@@ -187,6 +263,8 @@ def steps_per_call(config: ConfigDict, platform: str) -> int:
 
 def seeds_per_call(config: ConfigDict, platform: str) -> int:
     """How many seeds train at once on a platform such as "cpu" or "gpu"."""
+    if config.patience:
+        return 1  # They end at different steps.
     at_once = config.seeds_per_call or (1 if platform == "cpu" else config.num_seeds)
     return min(at_once, config.num_seeds)
 

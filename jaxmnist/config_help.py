@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxmnist.config import ALL_FIELDS, FIELDS, TYPE_NAMES, get_config
+from jaxmnist.config import ALL_FIELDS, DATASETS, FIELDS, SCHEDULES, TYPE_NAMES, get_config
 
 
 def describe_fields(width: int = 100, only: Sequence[str] = ()) -> str:
@@ -37,6 +37,10 @@ def choices(name: str) -> list[str]:
     """The values that a field may have, where they can be listed; for a shell's completion."""
     if isinstance(ALL_FIELDS[name].default, bool):
         return ["True", "False"]
+    if name == "dataset":
+        return [*DATASETS]
+    if name == "schedule":
+        return [*SCHEDULES]  # optax's own have long names, and take a second to look up.
     allowed = ALL_FIELDS[name].allowed
     return allowed.removeprefix("one of ").split(", ") if allowed.startswith("one of ") else []
 

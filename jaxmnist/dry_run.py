@@ -16,7 +16,7 @@ from jaxmnist.data import datasets, tfds_builders
 from jaxmnist.data.input_pipeline import OrderedBatches, ShuffledBatches, put_on_device
 from jaxmnist.devices import machine
 from jaxmnist.devices.sharding import Layout
-from jaxmnist.models import IMAGE_SHAPE, create_model
+from jaxmnist.models import create_model
 from jaxmnist.optimizers import create_optimizer
 from jaxmnist.record.network import layer_table
 from jaxmnist.record.screen import Screen, duration
@@ -54,7 +54,12 @@ def _describe(run: Run, screen: Screen, since: float) -> str:
     layout.check(config.batch_size)
     found = machine.describe()
     runs = seeds.each_seed(run)
-    steps = [max(each.workdir.checkpoint_steps(), default=0) for each in runs]
+    steps = [
+        config.num_steps
+        if each.workdir.finished(each.config)  # Its patience may have ended before.
+        else max(each.workdir.checkpoint_steps(), default=0)
+        for each in runs
+    ]
     lines = [
         ("data", _data(config)),
         ("network", _network(config)),
@@ -69,8 +74,9 @@ def _describe(run: Run, screen: Screen, since: float) -> str:
 
 
 def _data(config: ConfigDict) -> str:
+    info = datasets.describe(config)
     counts = {
-        split: sum(end - first for _, first, end in datasets.slice_of(config.dataset, split))
+        split: sum(end - first for _, first, end in datasets.slice_of(info, split))
         for split in (config.train_split, config.eval_split)
     }
     train, test = counts[config.train_split], counts[config.eval_split]
@@ -80,6 +86,9 @@ def _data(config: ConfigDict) -> str:
     )
     if config.dataset == datasets.SAMPLE:
         return f"{uses}\n{_INDENT}it comes with the package"
+    if config.dataset not in datasets.names():
+        shape = "x".join(map(str, info.image_shape))
+        return f"{uses}\n{_INDENT}{len(info.class_names)} classes, images of {shape}"
     builder = tfds_builders.create(config.dataset, config.data_dir)
     where = f"prepared in {builder.data_dir}"
     if not tfds_builders.is_prepared(builder):
@@ -90,7 +99,8 @@ def _data(config: ConfigDict) -> str:
 
 
 def _network(config: ConfigDict) -> str:
-    layers = layer_table(create_model(config, datasets.num_classes(config.dataset)))
+    info = datasets.describe(config)
+    layers = layer_table(create_model(config, len(info.class_names)), info.image_shape)
     rows = [("layer", "output shape", "parameters")]
     rows += [(x.name, "x".join(map(str, x.shape)), f"{x.parameters:,}") for x in layers]
     rows.append(("all", "", f"{sum(x.parameters for x in layers):,}"))
@@ -114,13 +124,13 @@ def _measure(
     config: ConfigDict, layout: Layout, steps: Sequence[int], since: float
 ) -> list[tuple[str, str]]:
     """The time and the memory of runs that go on from `steps`; starting took `since` seconds."""
-    rng, num_classes = np.random.default_rng(0), datasets.num_classes(config.dataset)
+    rng, info = np.random.default_rng(0), datasets.describe(config)
     count = config_lib.steps_per_call(config, jax.default_backend())
     number = max(config.batch_size, config.eval_batch_size)
-    images = rng.integers(0, 256, (number, *IMAGE_SHAPE), np.uint8)
-    examples = put_on_device(images, rng.integers(0, num_classes, number), layout)
+    images = rng.integers(0, 256, (number, *info.image_shape), np.uint8)
+    examples = put_on_device(images, rng.integers(0, len(info.class_names), number), layout)
     each_seed = range(config.seed, config.seed + layout.num_runs)
-    compiled = compiled_steps(config, num_classes, layout)
+    compiled = compiled_steps(config, info, layout)
     start = time.perf_counter()
     step_fn = compiled.train_step(config.batch_size, count)
     compiling = time.perf_counter() - start
@@ -138,7 +148,7 @@ def _measure(
     in_order = OrderedBatches(examples, config.eval_batch_size, layout)
     eval_step, eval_batch = compiled.eval_step(in_order.batch_size), next(iter(in_order))
     eval_seconds = _median_seconds(lambda: eval_step(held[0], eval_batch))
-    parts = datasets.slice_of(config.dataset, config.eval_split)
+    parts = datasets.slice_of(info, config.eval_split)
     calls = -(-sum(end - first for _, first, end in parts) // config.eval_batch_size)
     # Seeds that train at once take their steps together.
     left = sum(config.num_steps - step for step in steps) // layout.num_runs

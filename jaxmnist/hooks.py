@@ -19,10 +19,14 @@ Hook = Callable[[int, TrainState], None]
 
 
 class Hooks:
-    """Functions of (step, state), each with the period with which it is called."""
+    """Functions of (step, state), each with the period with which it is called.
 
-    def __init__(self, num_steps: int):
-        self._num_steps = num_steps
+    `stops` tells whether the run ends before num_steps, which one of them may find: then the
+    others are called after it.
+    """
+
+    def __init__(self, num_steps: int, stops: Callable[[], bool] = lambda: False):
+        self._num_steps, self._stops = num_steps, stops
         self._hooks: list[tuple[int, Hook]] = []
 
     def add(self, hook: Hook, *, every: int) -> None:
@@ -34,17 +38,25 @@ class Hooks:
 
     def __call__(self, step: int, state: TrainState) -> None:
         """Calls those that are due after `step`, in the order in which they were added."""
+        others = []
         for every, hook in self._hooks:
             if step % every == 0 or step == self._num_steps:
                 hook(step, state)
+            else:
+                others.append(hook)
+        for hook in others if self._stops() else ():
+            hook(step, state)
 
 
-def device_calls(step: int, num_steps: int, most: int) -> Iterator[tuple[int, int]]:
+def device_calls(
+    step: int, num_steps: int, most: int, stops: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, int]]:
     """The calls of the device from `step` on: the step before each, and how many it takes.
 
-    Calls of `most` steps begin at its multiples; single steps lead up to them, and end the run.
+    Calls of `most` steps begin at its multiples; single steps lead up to them, and end the run,
+    which ends before num_steps if `stops` says so after a call.
     """
-    while step < num_steps:
+    while step < num_steps and not stops():
         count = most if step % most == 0 and step + most <= num_steps else 1
         yield step, count
         step += count

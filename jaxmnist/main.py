@@ -21,12 +21,13 @@ def parser(verb: str | None = None) -> Parser:
     """The command's flags; `verb` is "train", "eval", or None for `python -m jaxmnist.main`."""
     parser = Parser(
         *(verb, "main"),
-        description="Evaluate the newest checkpoint of a run."
+        description="Evaluate the newest checkpoint of a run; with keep_best, its best one."
         if verb == "eval"
         else "Train the paper's network on MNIST and evaluate it. If the workdir holds a run, it "
         "is\ncontinued with the settings in its config.json.",
     )
     parser.add_argument("--workdir", required=True, help="the folder of the run")
+    parser.add_trust_code()
     if verb != "eval":
         parser.add_argument("--config", help="an experiment file; default: the paper's training")
         parser.add_argument(
@@ -111,7 +112,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace, workdir: "Workdir", screen: Screen) -> None:
-    from jaxmnist import checks
+    from jaxmnist import checks, own_model
     from jaxmnist.data.datasets import eval_name
     from jaxmnist.devices import distributed
     from jaxmnist.record import find_runs
@@ -126,6 +127,7 @@ def _evaluate(args: argparse.Namespace, workdir: "Workdir", screen: Screen) -> N
             if others
             else f"{workdir.path} holds no run to evaluate: train there first."
         )
+    own_model.share(config.model, distributed.from_first)
     checks.override(config, args.config_fields)
     checks.check(config, training=False)
     found = evaluate_checkpoints(config, workdir.path, screen)

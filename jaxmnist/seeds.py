@@ -1,5 +1,6 @@
 """Several runs of one config that differ in their seeds: which to train, together or in turn."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jaxmnist import config as config_lib
-from jaxmnist.data.datasets import eval_name, num_classes
+from jaxmnist.data.datasets import describe, eval_name, names
 from jaxmnist.devices import machine
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
@@ -73,6 +74,10 @@ def check_workdir(run: Run) -> None:
                 "another workdir."
             )
     if config.num_seeds == 1:  # Before its steps are compiled, which takes seconds.
+        if saved is not None and saved.dataset == config.dataset:
+            workdir.check_data(describe(config))
+        elif saved is not None and config.dataset not in names():  # The sample may stand in.
+            workdir.check(config)
         workdir.check_network(todays_network(config))
 
 
@@ -95,7 +100,9 @@ def check_batches(config: ConfigDict) -> None:
 
 def todays_network(config: ConfigDict) -> dict[str, Any]:
     """The network that a config trains with the code of today, as describe_network has it."""
-    return describe_network(create_model(config, num_classes(config.dataset)), tuple(config))
+    info = describe(config)
+    model = create_model(config, len(info.class_names))
+    return describe_network(model, info.image_shape, tuple(config))
 
 
 def over_seeds(
@@ -111,10 +118,12 @@ def over_seeds(
       since: the age of this process, in seconds, when the first of them began.
     """
     first = results[0]
-    splits = [name for name in ("train", eval_name(config)) if name in first]
+    names = ("train", eval_name(config), "best")
+    splits = [name for name in names if all(name in each for each in results)]
     return {
         "dataset": first["dataset"],
-        "step": first["step"],
+        "step": max(each["step"] for each in results),
+        **({"stopped_early": True} if any("stopped_early" in each for each in results) else {}),
         "seeds": [each["config"]["seed"] for each in results],
         **{
             split: {name: _spread([each[split][name] for each in results]) for name in first[split]}
@@ -126,11 +135,11 @@ def over_seeds(
         "device": first["device"],
         "versions": first["versions"],
         "options": first.get("options", {}),
-        "config": config.to_dict(),
+        "config": json.loads(config.to_json()),  # As it is read back.
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
+def _spread(values: list[float] | list[int]) -> dict[str, Any]:
     std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "std": std, "each": values}
 

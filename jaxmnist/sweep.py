@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 def _command(args: argparse.Namespace) -> None:
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist import checks
+    from jaxmnist.data import datasets
     from jaxmnist.data.datasets import eval_name
     from jaxmnist.data.input_pipeline import Data
     from jaxmnist.devices import tuning
@@ -64,7 +65,7 @@ def _command(args: argparse.Namespace) -> None:
     for chosen in choices(args.sweep_fields):
         config = checks.load(args.config, [*args.config_fields, *chosen])
         try:
-            checks.check(config)
+            checks.check(config, training=False)  # Its splits are still to come.
             _resolve(config, resolved)
             if "eval_split" not in dict([*args.config_fields, *chosen]):
                 _validate(config)
@@ -75,7 +76,8 @@ def _command(args: argparse.Namespace) -> None:
         choice = [(n, config.dataset if n == "dataset" else value) for n, value in chosen]
         grid.append((choice, config, workdir_of(folder, choice, config)))
         if not refused:
-            _check_splits(config)
+            info = datasets.describe(config)
+            checks.check_validation(config, info, "a sweep chooses by its evaluation")
             valid.append((config, grid[-1][2]))
     if not valid and refused:
         raise refused
@@ -146,34 +148,9 @@ def _validate(config: "ConfigDict") -> None:
     from jaxmnist.data import datasets
 
     if (config.train_split, config.eval_split) == ("train", "test"):
-        ((_, _, count),) = datasets.slice_of(config.dataset, "train")
+        ((_, _, count),) = datasets.slice_of(datasets.describe(config), "train")
         config.train_split = f"train[:{count * 11 // 12}]"
         config.eval_split = f"train[{count * 11 // 12}:]"
-
-
-def _check_splits(config: "ConfigDict") -> None:
-    """Raises UserError if the evaluation is on the test set, or on examples that are trained on."""
-    from jaxmnist.data import datasets
-
-    train, evaluation = (
-        datasets.slice_of(config.dataset, split)
-        for split in (config.train_split, config.eval_split)
-    )
-    if any(base == "test" for base, _, _ in evaluation):
-        raise UserError(
-            f"a sweep chooses by its evaluation, so eval_split={config.eval_split!r} is not "
-            "allowed: take a part of the training set for it, and the rest as train_split."
-        )
-    for base, first, end in evaluation:
-        for _, start, stop in (part for part in train if part[0] == base):
-            both = range(max(first, start), min(end, stop))
-            if both:
-                raise UserError(
-                    f"a sweep chooses by its evaluation, so eval_split={config.eval_split!r} is "
-                    f"not allowed with train_split={config.train_split!r}: both have "
-                    f"{base}[{both.start}:{both.stop}], and no model is judged by what it was "
-                    "trained on."
-                )
 
 
 def _check_starts(runs: "Sequence[tuple[ConfigDict, Workdir]]") -> None:
@@ -276,7 +253,7 @@ def _run(config, workdir, data) -> dict[str, Any]:
     summary = results_lib.summary(results, name, workdir.path)
     say("it had finished before" if before else summary)
     for metric in ("accuracy", "loss"):
-        value = results[name][metric]
+        value = results.get("best", results[name])[metric]
         spread = value if isinstance(value, dict) else {"mean": value, "std": None}
         row[metric], row[f"{metric}_std"] = spread["mean"], spread["std"]
     return row | {"step": results["step"], "seconds": round(results["seconds"]["total"], 1)}

@@ -1,16 +1,18 @@
 """Training: the explicit loop, and the runs that a config asks for."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from jaxmnist import checks, seeds
+from jaxmnist import checks, own_model, seeds
 from jaxmnist.compile import compiled_steps, data_keys
 from jaxmnist.config import profile_steps, steps_per_call
+from jaxmnist.data import arrays
 from jaxmnist.data.datasets import Dataset
 from jaxmnist.data.input_pipeline import Data, OrderedBatches, ShuffledBatches
 from jaxmnist.devices import distributed, machine, tuning
@@ -25,6 +27,8 @@ from jaxmnist.record.screen import Screen
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.tensorboard import Histograms, Mistakes, Profile
 from jaxmnist.train_step import TrainState, eval_step, train_step  # noqa: F401  Public here too.
+
+Arrays = Sequence[Any]  # ((x, y), (x_test, y_test))
 
 
 def train(
@@ -43,19 +47,22 @@ def train(
             dataset, (training, test) = data.load(config, layout)
             _set_dataset(runs, dataset)
         with journal.phase("compiling", "compile"):
-            compiled = compiled_steps(config, dataset.num_classes, layout)
+            compiled = compiled_steps(config, dataset.info, layout)
             compiled.train_step(batch_size, most)
-        state = journal.resume(compiled.init(run_seeds), whole)
+        state = journal.resume(compiled.init(run_seeds), dataset.info, whole)
         _introduce(config, dataset, state, journal)
 
         batches = ShuffledBatches(training, data_keys(run_seeds, layout), batch_size, layout)
         in_order = OrderedBatches(test, config.eval_batch_size, layout)
-        mistakes = Mistakes(config, dataset.splits[1], journal)
+        mistakes = Mistakes(dataset.info, dataset.splits[1], journal)
         evaluate_test = Evaluator(compiled, in_order, journal, mistakes)
-        profile, stop, hooks = Profile(runs[0], journal), Stop(journal), Hooks(config.num_steps)
+        profile, stop = Profile(runs[0], journal), Stop(journal)
+        hooks = Hooks(config.num_steps, journal.stops_early)
         hooks.add(profile, every=1)
         hooks.add(journal.log, every=config.log_every)
         hooks.add(evaluate_test, every=config.eval_every)
+        if config.keep_best:
+            hooks.add(journal.save_best, every=config.eval_every)
         if config.histograms:
             hooks.add(Histograms(journal), every=config.eval_every)
         hooks.add(journal.save, every=config.checkpoint_every)
@@ -63,7 +70,8 @@ def train(
         hooks.add(stop, every=1 if jax.process_count() == 1 else config.log_every)
 
         with profile, stop.on_signals(), no_hidden_transfers():
-            for step, count in device_calls(journal.start(), config.num_steps, most):
+            start, num_steps = journal.start(), config.num_steps
+            for step, count in device_calls(start, num_steps, most, journal.stops_early):
                 with profile.call(step, count):
                     step_fn = compiled.train_step(batch_size, count)
                     state, metrics = layout.wait_on_cpus(step_fn(state, batches(step, count)))
@@ -84,7 +92,7 @@ def _introduce(config: ConfigDict, dataset: Dataset, state: TrainState, journal:
     compiling, num_runs = journal.seconds["compile"], journal.layout.num_runs
     for line in results_lib.introduction(config, dataset, state.model, num_runs, compiling):
         journal.screen.line(line)
-    if 0 < journal.step < config.num_steps:
+    if 0 < journal.step < config.num_steps and not journal.stops_early():
         journal.screen.line(f"resuming from step {journal.step}")
     if config.profile_steps and journal.step >= profile_steps(config).stop:
         journal.screen.line(f"profile_steps={config.profile_steps} are done: nothing is traced")
@@ -105,6 +113,11 @@ def _finish(
         with journal.pause():
             metrics = evaluate_test.evaluate(state).metrics
         journal.show_evaluation(journal.step, metrics)
+    elif journal.stops_early():
+        journal.screen.line(
+            f"step {journal.step}: the run ends here, without a better accuracy in "
+            f"patience={run.config.patience} evaluations"
+        )
     newest, labels = mean(journal.latest[journal.split]), dataset.splits[1].labels
     if warning := results_lib.learned_nothing(newest, labels, run.config):
         journal.screen.line(warning)
@@ -122,7 +135,7 @@ def no_hidden_transfers() -> AbstractContextManager[None]:
 def train_and_evaluate(
     config: ConfigDict,
     workdir: str | Path,
-    data: Data | None = None,
+    data: Data | Arrays | None = None,
     *,
     on_metrics: Callable[[dict[str, Any]], None] | None = None,
     screen: Screen | None = None,
@@ -135,7 +148,10 @@ def train_and_evaluate(
     Args:
       config: the config; it stays as it is.
       workdir: the folder that becomes, or is, the record of the run.
-      data: a `Data()` that several calls share, so that the same data are read once.
+      data: a `Data()` that several calls share, so that the same data are read once; or the arrays
+        to train and to evaluate on, ((x, y), (x_test, y_test)), which take the place of the
+        config's dataset: see `data.arrays.pack`. The workdir keeps them. Of several processes,
+        those of process 0 are used, and the others give () or the same.
       on_metrics: called with each line that is written to metrics.jsonl, and its "seed": a dict
         of plain numbers and the "split". In process 0 alone.
       screen: where the run says what it does; by default its own on standard output.
@@ -148,15 +164,28 @@ def train_and_evaluate(
       UserError: what a user can mend.
       Interrupted: SIGTERM or Ctrl-C; the checkpoints are written.
     """
-    path, data = local_path(workdir, "workdir"), data or Data()
+    path = local_path(workdir, "workdir")
+    if data is not None and not isinstance(data, Data):
+        with ExitStack() as cleanup, _disk_explained(path):
+            own = config.copy_and_resolve_references()
+            keep = functools.partial(_keep, cleanup, data, Workdir(path))
+            own.dataset, own.data_dir = distributed.from_first(keep)
+            return train_and_evaluate(
+                own, workdir, on_metrics=on_metrics, screen=screen, since=since
+            )
+    data = data or Data()
     tuning.check()
-    checks.check(config)
+    checks.check_types(config)
     whole = Run(config.copy_and_resolve_references(), Workdir(path))
     config, is_one = whole.config, config.num_seeds == 1
+    config.model = own_model.read(config.model)
+    with distributed.explained():
+        distributed.check_same(config.to_json(), "the config")
+        own_model.share(config.model, distributed.from_first)
+    checks.check(config)
     seeds.check_batches(config)
     began = machine.process_seconds() if since is None else since
     with ExitStack() as cleanup, distributed.explained(), _disk_explained(path):
-        distributed.check_same(config.to_json(), "the config")
         # What was trained on MNIST never goes on with the sample; its config stays as it was.
         data.allow_sample = not distributed.from_first(lambda: _lock(cleanup, whole))
         screen = cleanup.enter_context(screen or Screen(quiet=not distributed.is_first()))
@@ -182,6 +211,40 @@ def train_and_evaluate(
         if distributed.is_first():
             write_json(whole.workdir.results, over_seeds)
         return over_seeds
+
+
+def _keep(cleanup: ExitStack, data: Arrays, workdir: Workdir) -> tuple[str, str]:
+    """Writes arrays into the workdir of their run; returns their dataset and data_dir.
+
+    They are removed in the end if no run has begun on them.
+    """
+    name, packed = arrays.pack(data)
+    file = workdir.path / arrays.FILE
+    found = name, str(workdir.path.absolute())
+
+    def has_run(of: str | None) -> bool:
+        saved = workdir.load_config()
+        return saved is not None and saved.dataset == of
+
+    there = arrays.name_of(file)
+    if there != name and has_run(there):
+        raise UserError(
+            f"{workdir.path} holds a run on other arrays than these: choose another workdir."
+        )
+    if there != name:
+        is_new = not workdir.path.exists()
+
+        @cleanup.callback
+        def clean():
+            if not has_run(name):
+                file.unlink(missing_ok=True)
+                with suppress(OSError):
+                    if is_new:
+                        workdir.path.rmdir()
+
+        with workdir.locked():
+            arrays.write(file, packed)
+    return found
 
 
 def _lock(cleanup: ExitStack, whole: Run) -> bool:

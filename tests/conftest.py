@@ -4,6 +4,7 @@ import errno
 import functools
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -102,8 +103,12 @@ def _strict_types():
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     with pytest.MonkeyPatch.context() as patch:
-        # These two compute with a float and the int32 number of steps.
-        for module, name in ((optax, "cosine_decay_schedule"), (optax.tree, "bias_correction")):
+        # These compute with a float and the int32 number of steps.
+        schedules = [
+            name for name in dir(optax.schedules) if re.fullmatch(r"[a-z]\w*_schedule", name)
+        ]
+        places = [(module, name) for name in schedules for module in (optax, optax.schedules)]
+        for module, name in (*places, (optax.tree, "bias_correction")):
             patch.setattr(module, name, allowed(getattr(module, name)))
         yield
 
@@ -153,7 +158,7 @@ def run(config, tmp_path):
 def journal(run, layout, state):
     """The journal of the short run, opened."""
     with Journal([run], layout, Session(Screen(quiet=True))) as opened:
-        opened.resume(state)
+        opened.resume(state, datasets.describe(run.config))
         yield opened
 
 

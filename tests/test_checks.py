@@ -51,7 +51,14 @@ def test_overrides_take_the_type_of_their_field():
         ("dropout_rate", "1.5", "dropout_rate=1.5 is not allowed: .* at least 0 and below 1"),
         ("dropout_rate", "1", "dropout_rate=1.0 is not allowed"),
         ("allow_sample", "maybe", "allow_sample=maybe is not allowed: it must be True or False"),
-        ("dataset", "cifar10", "dataset='cifar10' is not allowed: it must be one of mnist, "),
+        ("dataset", "cifar10", "dataset='cifar10': it is not prepared in .* this prepares it: py"),
+        ("dataset", "mnits", "dataset='mnits' is not allowed: .*; did you mean mnist"),
+        ("dataset", "a b c", "dataset='a b c' is not allowed: .*; it must be one of mnist, "),
+        ("dataset", "folder:", "dataset=folder: is empty: give it a path"),
+        ("dataset", "folder:/nowhere", "dataset=folder:/nowhere: there is no such folder"),
+        ("dataset", "arrays:00", "dataset=arrays:00: its arrays are not in .*data.npz"),
+        ("image_shape", "9,9,1", r"image_shape=\(9, 9, 1\) is not allowed with dataset='mnist': "),
+        ("prepare", "resize", "prepare='resize' is not allowed with dataset='mnist': how its "),
         ("schedule", "step", "schedule='step' is not allowed: .* constant, linear, cosine"),
         ("seed", "-1", "seed=-1 is not allowed"),
         ("train_split", "training", "train_split: 'training' names no examples of mnist"),
@@ -118,6 +125,28 @@ def test_the_last_seeds_there_are():
     config.num_seeds = 3
     with pytest.raises(UserError, match=r"num_seeds=3 is not allowed: seeds are below 2\*\*32"):
         checks.check(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"keep_best": True}, "keep_best=True chooses by the evaluation, so eval_split='test' is"),
+        ({"patience": 3}, "patience=3 ends the run by the evaluation, so eval_split='test' is not"),
+        (
+            {"patience": 3, "eval_split": "train[55000:]"},
+            r"so eval_split='train\[55000:\]' is not allowed with train_split='train': both have",
+        ),
+    ],
+)
+def test_the_test_set_chooses_nothing(fields, sentence):
+    config = get_config()
+    config.update(fields)
+    with pytest.raises(UserError, match=sentence) as caught:
+        checks.check(config)
+    assert "\n" not in str(caught.value)
+    checks.check(config, training=False)  # A run that has chosen may be evaluated on it.
+    config.train_split, config.eval_split = "train[:55000]", "train[55000:]"
+    checks.check(config)
 
 
 def test_a_warm_up_that_takes_the_whole_run():

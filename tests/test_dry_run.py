@@ -82,3 +82,19 @@ def test_nothing_is_written_anywhere(command, tmp_path):
     assert "fashion_mnist: 60,000 examples to train on (train), 10,000 to evaluate on" in run.out
     assert f"not prepared in {tmp_path}/data yet: it would be downloaded\n" in run.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_pictures_is_looked_at_and_nothing_is_prepared(tmp_path, capsys):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(30):
+            (tmp_path / "pets" / name / f"{i}.png").touch()
+    flags = [f"--config.dataset=folder:{tmp_path}/pets", "--config.image_shape=8,8,3"]
+    before = content(tmp_path)
+    text = said(capsys, f"--workdir={tmp_path}/W", "--config.prepare=resize", *flags)
+    assert re.match(
+        rf"data      folder:{tmp_path}/pets: \d+ examples to train on \(train\), ", text
+    )
+    assert "\n          2 classes, images of 8x8x3\n" in text
+    assert content(tmp_path) == before
+    assert not (tmp_path / "home").exists()

@@ -11,11 +11,15 @@ import pytest
 
 from jaxmnist import hooks
 from jaxmnist.compile import compiled_steps
+from jaxmnist.config import get_config
+from jaxmnist.data.datasets import describe
 from jaxmnist.data.input_pipeline import OrderedBatches
 from jaxmnist.errors import Interrupted
 from jaxmnist.evaluate import Evaluation
 from jaxmnist.tensorboard import Mistakes
 from tests.conftest import read_events
+
+INFO = describe(get_config())
 
 
 def checkpoints(run):
@@ -39,6 +43,20 @@ def test_a_hook_that_is_due_after_calls_of_several_steps(state):
     for step, count in hooks.device_calls(0, 10, 4):
         hooked(step + count, state)
     assert called == [(4, True), (8, True), (10, True)]
+
+
+def test_a_run_that_a_hook_ends(state):
+    """The others are called then, and no step is taken any more."""
+    called, steps = [], []
+    hooked = hooks.Hooks(10, lambda: ("evaluate", 4) in called)
+    for name, every in (("log", 3), ("evaluate", 2), ("save", 5)):
+        hooked.add(lambda step, state, name=name: called.append((name, step)), every=every)
+    for step, count in hooks.device_calls(0, 10, 2, lambda: ("evaluate", 4) in called):
+        steps.append((step, count))
+        hooked(step + count, state)
+    assert steps == [(0, 2), (2, 2)]
+    assert called == [("evaluate", 2), ("evaluate", 4), ("log", 4), ("save", 4)]
+    assert list(hooks.device_calls(4, 10, 2, lambda: True)) == []
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -88,10 +106,10 @@ def test_an_evaluation_is_written_and_no_part_of_the_training_time(
 
     monkeypatch.setattr(hooks, "evaluate", evaluate)
     hook = hooks.Evaluator(
-        compiled_steps(config, 10, layout),
+        compiled_steps(config, INFO, layout),
         OrderedBatches(sample[1], 200, layout),
         journal,
-        Mistakes(config, test_split, journal),
+        Mistakes(INFO, test_split, journal),
     )
     hook(4, state)
     assert journal.latest == {"test": [{"loss": 0.5, "accuracy": 0.75}]}

@@ -210,7 +210,7 @@ def test_a_finished_run_evaluates_again_and_eval_mode_agrees(here, uninterrupted
     assert capsys.readouterr().out.startswith("step 200: validation accuracy")
 
     for field, sentence in (
-        ("dataset=cifar10", "error: dataset='cifar10' is not allowed: it must be one of mnist, "),
+        ("dataset=cifar10", "error: dataset='cifar10': it is not prepared in "),
         ("optimizer=adam", "cannot be set: optimizer ('sgd(momentum=0.9)' there, 'adam' now)"),
     ):
         assert here(f"--config.{field}", workdir=uninterrupted, mode="eval") == 1

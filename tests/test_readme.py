@@ -30,6 +30,8 @@ NOT_EXECUTED = {
     "register-python-argcomplete": "is for an interactive shell; test_cli.py asks as it does",
     "--coordinator=HOST:PORT": "needs several machines; test_distributed.py trains with it",
     "--source_dir=FOLDER": "needs MNIST's archives; test_prepare_data.py executes it",
+    "=folder:PICTURES": "needs a folder of pictures; test_folder.py trains on one",
+    "=cifar10": "needs prepared data; test_prepared.py trains on some",
 }
 # What the others get in addition, by their verb.
 SHORT = ("--config.dataset=mnist_sample", "--config.num_steps=4", "--config.warmup_steps=0")
@@ -44,6 +46,7 @@ REPLACED = {
     "/tmp/": "runs/",
     "num_seeds=5": "num_seeds=2",
     "num_seeds=3": "num_seeds=1",
+    "eval_every=200": "eval_every=2",
 }
 
 
@@ -88,9 +91,16 @@ def check_config(words):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, test_split):
-    """The current folder: as a checkout as far as the README needs one, with pictures."""
+    """The current folder: as a checkout as far as the README needs one, with pictures.
+
+    And with the network of experiments/README.md.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    [network] = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "experiments/README.md").read_text(), re.M | re.S
+    )
+    (tmp_path / "my_net.py").write_text(network)
     (tmp_path / "photos").mkdir()
     for i, name in enumerate(("digit.png", "photos/one.jpg", "photos/two.png")):
         digit = Image.fromarray(test_split.images[i, ..., 0]).resize((140, 140))
@@ -143,6 +153,7 @@ def test_every_command_runs(folder, one_page, capsys):
     assert len(one_page) == executed.count("demo")
     assert (folder / "runs/paper/report.html").exists()
     assert (folder / "runs/paper/results.json").exists()
+    assert (folder / "runs/i/my_net.py").exists()
 
 
 @pytest.mark.parametrize(

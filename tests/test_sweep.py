@@ -1,7 +1,6 @@
 """A grid of runs: all its configs, none twice, the best first, and failures with their reasons."""
 
 import csv
-import functools
 import json
 import re
 import signal
@@ -122,6 +121,14 @@ def test_it_validates_on_a_part_of_the_training_set(tmp_path, capsys):
     assert not (tmp_path / "test").exists()
 
 
+def test_runs_that_keep_their_best_are_compared_by_it(tmp_path):
+    """On the part of the training set that a sweep takes by itself."""
+    assert run(tmp_path, "--sweep.seed=0", "--config.keep_best=True", "--config.eval_every=2") == 0
+    (row,) = rows(tmp_path)
+    results = json.loads((tmp_path / row["workdir"] / "results.json").read_text())
+    assert float(row["accuracy"]) == results["best"]["accuracy"]
+
+
 def test_several_seeds_of_each(tmp_path, capsys):
     assert run(tmp_path, "--sweep.learning_rate=0.01,0.05", "--config.num_seeds=2") == 0
     for row in rows(tmp_path):
@@ -132,7 +139,8 @@ def test_several_seeds_of_each(tmp_path, capsys):
 
 def test_a_finished_run_of_another_network_is_in_no_table(tmp_path, monkeypatch, capsys):
     assert run(tmp_path, "--sweep.seed=0") == 0
-    other = functools.partial(models.CNN, features=(16, 32))
+    network = models.CNN
+    other = lambda **kwargs: network(**kwargs | {"features": (16, 32)})  # noqa: E731
     monkeypatch.setattr("jaxmnist.models.CNN", other)
     assert run(tmp_path, "--sweep.seed=0") == 1
     assert "holds a run of another network: Conv_0/bias" in rows(tmp_path)[0]["failed"]

@@ -1,6 +1,5 @@
 """Whole runs in one process: what they leave, and that one goes on where another stopped."""
 
-import functools
 import json
 import re
 import shutil
@@ -16,9 +15,12 @@ from jaxmnist.compile import CompiledSteps
 from jaxmnist.data import datasets, tfds_builders
 from jaxmnist.data.input_pipeline import ShuffledBatches
 from jaxmnist.devices import machine
+from jaxmnist.devices.sharding import fetch
 from jaxmnist.errors import UserError
 from jaxmnist.evaluate import Evaluation, evaluate
+from jaxmnist.record import find_runs
 from jaxmnist.record import results as results_lib
+from jaxmnist.record.network import fingerprint
 from jaxmnist.record.workdir import Workdir
 from jaxmnist.train_step import create_train_state
 from jaxmnist.trained.checkpoint_evaluation import evaluate_checkpoints
@@ -41,7 +43,7 @@ def test_a_run_leaves_a_whole_record(config, tmp_path):
     assert {"jax", "jaxlib", "python", "flax", "optax"} <= set(results["versions"])
     assert {"platform", "kind", "processor", "threads"} <= set(results["device"])
     assert results["options"] == machine.options()
-    assert results["config"] == config.to_dict()
+    assert results["config"] == json.loads(config.to_json())
 
     records = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [(r["step"], r["split"]) for r in records] == [
@@ -83,7 +85,8 @@ def test_more_steps_continue_a_finished_run(config, tmp_path, capsys):
 
 def other_network(monkeypatch, **fields):
     """As if models.py had been edited."""
-    monkeypatch.setattr(models, "CNN", functools.partial(models.CNN, **fields))
+    network = models.CNN
+    monkeypatch.setattr(models, "CNN", lambda **kwargs: network(**kwargs | fields))
 
 
 @pytest.mark.parametrize("is_old", [False, True])
@@ -112,7 +115,7 @@ def test_a_workdir_without_run_json_goes_on_and_gets_one(config, finished):
     config.num_steps = 8
     results = train.train_and_evaluate(config, finished)
     recorded = json.loads((finished / "run.json").read_text())
-    assert recorded["network"]["fields"]["features"] == [32, 64]
+    assert recorded["network"]["fields"] == {"num_classes": 10}
     assert recorded["network"]["params"]["Conv_0/bias"] == "float32 (32,)"
     assert recorded["preparation"] == datasets.preparation("mnist_sample")
     assert recorded["starts"] == results["starts"]
@@ -284,6 +287,164 @@ def test_validation_is_not_called_test(config, tmp_path):
     assert "validation accuracy" in results_lib.summary(results, "validation", tmp_path)
 
 
+def with_accuracies(monkeypatch, accuracies):
+    """Evaluations with these accuracies, by step, and a loss of 1 - step / 100.
+
+    Of several runs that train at once they are tuples.
+    """
+
+    def told(compiled, state, batches):
+        step, answers = int(np.max(fetch(state.step))), evaluate(compiled, state, batches).answers
+        accuracy = np.array(accuracies[step])
+        metrics = {"accuracy": accuracy, "loss": np.full(accuracy.shape, 1 - step / 100)}
+        return Evaluation(metrics, answers)
+
+    monkeypatch.setattr(hooks, "evaluate", told)
+
+
+def recorded(folder):
+    """What a run leaves that does not depend on the time."""
+    results = json.loads((folder / "results.json").read_text())
+    timeless = {k: v for k, v in results.items() if k not in ("seconds", "starts", "config")}
+    timeless.pop("peak_memory_bytes")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return timeless, [{k: line[k] for k in ("step", "split", "loss", "accuracy")} for line in lines]
+
+
+def checkpoints_of(folder, name="checkpoints"):
+    return sorted(int(path.name) for path in (folder / name).iterdir() if path.name.isdecimal())
+
+
+@pytest.fixture
+def validated(config):
+    """A config with an evaluation every 2 steps on a validation split."""
+    config.eval_split, config.num_steps = "train[400:500]", 8
+    config.eval_every = config.checkpoint_every = 2
+    return config
+
+
+def test_the_best_checkpoint_is_kept_and_used(validated, tmp_path, monkeypatch, capsys):
+    """Of equal ones the one of the lower loss; a run that was killed keeps the same."""
+    run, config = tmp_path / "run", validated
+    config.num_steps = 6
+    of_6 = train.train_and_evaluate(config, tmp_path / "short")
+    config.num_steps, config.keep_best = 8, True
+    with_accuracies(monkeypatch, {2: 0.5, 4: 0.8, 6: 0.8, 8: 0.6})
+    results = train.train_and_evaluate(config, run)
+    assert results["best"] == {"step": 6, "accuracy": 0.8, "loss": 0.94}
+    assert (results["step"], results["validation"]["accuracy"]) == (8, 0.6)
+    assert (checkpoints_of(run), checkpoints_of(run, "best")) == ([4, 6, 8], [2, 4, 6])
+    assert "; best accuracy 0.8000 after step 6, which is kept; results.json, " in (
+        results_lib.summary(results, "validation", run)
+    )
+    model = jaxmnist.load(run)
+    assert (model.step, model.metrics["validation"]["accuracy"]) == (6, 0.8)
+    assert fingerprint(model.trained_params) == of_6["params_sha256"]
+    ((_, step, metrics),) = evaluate_checkpoints(config, run)
+    assert (step, metrics["loss"]) == (6, of_6["validation"]["loss"])
+    config.eval_split = "test[:200]"  # Once it has been chosen.
+    assert evaluate_checkpoints(config, run)[0][1] == 6
+    config.eval_split = "train[400:500]"
+
+    before = recorded(run)
+    again = train.train_and_evaluate(config, run)
+    assert "finished at step 8; evaluating it again" in capsys.readouterr().out
+    assert (recorded(run), again["best"]) == (before, results["best"])
+    for step in (6, 8):
+        shutil.rmtree(run / f"checkpoints/{step}")
+    (run / "results.json").unlink()
+    train.train_and_evaluate(config, run)
+    assert recorded(run) == before
+    assert checkpoints_of(run, "best") == [2, 4, 6]
+    assert (run / "best/superseded-6").is_dir()
+
+    config.keep_best = False
+    assert "best" not in train.train_and_evaluate(config, run)
+    assert jaxmnist.load(run).step == 8
+    config.keep_best, config.eval_split = True, "train[500:600]"
+    with pytest.raises(
+        UserError, match=r"evaluated on eval_split='train\[400:500\]', and keep_best"
+    ):
+        train.train_and_evaluate(config, run)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_each_seed_keeps_its_best(validated, tmp_path, monkeypatch, at_once):
+    config = validated
+    config.num_steps, config.keep_best = 4, True
+    config.num_seeds, config.seeds_per_call = 2, at_once
+    accuracies = {2: (0.5, 0.9), 4: (0.8, 0.1)} if at_once == 2 else {2: 0.9, 4: 0.1}
+    with_accuracies(monkeypatch, accuracies)
+    results = train.train_and_evaluate(config, tmp_path)
+    steps = [4, 2] if at_once == 2 else [2, 2]
+    assert results["best"]["step"]["each"] == steps
+    assert [step for _, step, _ in evaluate_checkpoints(config, tmp_path)] == steps
+    assert "; best accuracy 0." in results_lib.summary(results, "validation", tmp_path)
+
+
+def test_patience_ends_a_run_which_is_finished_then(validated, tmp_path, monkeypatch, capsys):
+    """Killed before its end it has the same one, and with more patience or steps it goes on."""
+    run, config = tmp_path / "run", validated
+    config.num_steps, config.patience = 20, 2
+    config.log_every = config.checkpoint_every = 4
+    accuracies = {2: 0.5, 4: 0.4, 6: 0.6, 8: 0.6, 10: 0.5, 12: 0.5} | dict.fromkeys(
+        range(14, 26, 2), 0.3
+    )
+    with_accuracies(monkeypatch, accuracies)
+    results = train.train_and_evaluate(config, run)
+    assert (results["step"], results["stopped_early"]) == (10, True)
+    said = "step 10: the run ends here, without a better accuracy in patience=2 evaluations\n"
+    assert said in capsys.readouterr().out
+    assert checkpoints_of(run) == [4, 8, 10]
+    before = recorded(run)
+    assert [line["step"] for line in before[1]] == [2, 4, 4, 6, 8, 8, 10, 10]
+    assert find_runs.describe(run)["state"] == "finished"
+    assert Workdir(run).finished(config)
+
+    assert train.train_and_evaluate(config, run) == results
+    assert "finished at step 10; evaluating it again" in capsys.readouterr().out
+    (run / "results.json").unlink()  # Killed after its last checkpoint, and before.
+    train.train_and_evaluate(config, run)
+    assert recorded(run) == before
+    for step in (8, 10):
+        shutil.rmtree(run / f"checkpoints/{step}")
+    (run / "results.json").unlink()
+    found = train.train_and_evaluate(config, run)
+    assert (recorded(run), [start["step"] for start in found["starts"]]) == (before, [0, 4])
+
+    for field, value, end in (("patience", 3, 12), ("num_steps", 24, 18), ("patience", 0, 24)):
+        config[field] = value
+        assert Workdir(run).finished(config) is None
+        found = train.train_and_evaluate(config, run)
+        assert found["step"] == end
+        assert ("stopped_early" in found) == (end < 24)
+
+
+def test_seeds_with_patience_end_each_by_itself(validated, tmp_path, monkeypatch):
+    config = validated
+    config.patience, config.num_seeds, config.seeds_per_call = 1, 2, 2
+    with_accuracies(monkeypatch, {2: 0.5, 4: 0.4})
+    results = train.train_and_evaluate(config, tmp_path)
+    assert (results["step"], results["stopped_early"], results["seeds"]) == (4, True, [0, 1])
+    assert find_runs.describe(tmp_path)["state"] == "finished"
+    monkeypatch.setattr(train, "train", None)  # It is not called again.
+    assert train.train_and_evaluate(config, tmp_path)["params_sha256"] == results["params_sha256"]
+
+
+def test_an_averaging_run_that_was_killed_ends_with_the_same_bits(config, tmp_path):
+    config.update({"ema_decay": 0.9, "weight_decay": 0.01, "clip_norm": 1.0})
+    found = train.train_and_evaluate(config, tmp_path)
+    model = jaxmnist.load(tmp_path)
+    assert fingerprint(model.trained_params) == found["params_sha256"]
+    assert fingerprint(model.params) != found["params_sha256"]
+    assert evaluate_checkpoints(config, tmp_path)[0][2] == found["test"]
+    shutil.rmtree(tmp_path / "checkpoints/6")
+    again = train.train_and_evaluate(config, tmp_path)
+    assert [start["step"] for start in again["starts"]] == [0, 4]
+    assert (again["params_sha256"], again["test"]) == (found["params_sha256"], found["test"])
+    assert fingerprint(jaxmnist.load(tmp_path).params) == fingerprint(model.params)
+
+
 def test_on_metrics_is_called_with_each_record_that_is_written(config, tmp_path):
     for num_seeds in (1, 2):
         config.num_seeds, got = num_seeds, []
@@ -315,7 +476,7 @@ def test_a_workdir_alone_resumes_its_run(config, tmp_path, capsys, monkeypatch):
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["step"] == 8
     config.num_steps = 8
-    assert results["config"] == config.to_dict()
+    assert results["config"] == json.loads(config.to_json())
 
 
 def test_a_run_on_mnist_never_goes_on_with_the_sample(
@@ -335,7 +496,7 @@ def test_a_run_on_mnist_never_goes_on_with_the_sample(
         train.train_and_evaluate(config, tmp_path / "run")
     assert "sample" not in capsys.readouterr().err
     splits = datasets.load("mnist_sample", ["train[:400]", "test[:200]"]).splits
-    found = datasets.Dataset("mnist", 10, splits)
+    found = datasets.Dataset(datasets.describe(jaxmnist.get_config()), splits)
     monkeypatch.setattr(datasets, "load", lambda *args: found)
     config.num_steps = 8
     results = train.train_and_evaluate(config, tmp_path / "run")  # They are there again.

@@ -15,6 +15,7 @@ from jaxmnist.errors import UserError, first_line, warn
 from jaxmnist.record.network import describe_arrays, fingerprint, first_difference
 
 KEEP = 3
+_SUMMED = ("params", "model_state")  # Parts of a tree that can be checked, and so read, alone.
 # What tensorstore says of the machine, not of the file.
 _OF_THE_MACHINE = re.compile(
     "PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAVAILABLE|Input/output error|Stale file handle"
@@ -67,7 +68,8 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        sums = {"sha256": fingerprint(tree), "params_sha256": fingerprint(tree["params"])}
+        sums = {"sha256": fingerprint(tree)}
+        sums |= {f"{part}_sha256": fingerprint(tree[part]) for part in _SUMMED if part in tree}
         args = _composite(state=ocp.args.PyTreeSave(tree), meta=ocp.args.JsonSave(sums))
         with self._explained("write"):
             self._manager.check_for_errors()
@@ -119,8 +121,10 @@ class Checkpoints:
         with _quiet(), _read_errors_explained(folder):
             args = _composite(state=ocp.args.PyTreeRestore(wanted, partial_restore=True))
             tree = self._manager.restore(step, args=args).state
-        name, part = ("params_sha256", tree["params"]) if parts else ("sha256", tree)
-        if fingerprint(part) != sums.get(name, sums["sha256"]):
+        wanted = {"sha256": tree}
+        if parts:
+            wanted = {f"{part}_sha256": tree[part] for part in _SUMMED if part in parts}
+        if any(fingerprint(part) != sums.get(name) for name, part in wanted.items()):
             raise Damaged("its values are not those that were written")
         return tree
 

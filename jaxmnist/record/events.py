@@ -80,7 +80,8 @@ class EventFile:
         """
         start, done = SessionStartInfo(), SessionEndInfo(status=Status.STATUS_SUCCESS)
         experiment = Experiment()
-        for name, value in hparams.items():
+        for name, each in hparams.items():
+            value = ", ".join(map(str, each)) if isinstance(each, list | tuple) else each
             kind = {bool: "bool", str: "string"}.get(type(value), "number")
             setattr(start.hparams[name], f"{kind}_value", value)
             experiment.hparam_infos.add(name=name, type=_DATA_TYPES[kind])

@@ -11,7 +11,7 @@ from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
 from jaxmnist.record import metrics
 from jaxmnist.record.screen import duration
-from jaxmnist.record.workdir import Workdir
+from jaxmnist.record.workdir import Workdir, is_end
 
 # What the workdir of a run has beside its config, whatever became of it.
 _PARTS = ("run.json", "metrics.jsonl", "checkpoints", "results.json", "seed-*/config.json")
@@ -81,7 +81,7 @@ def _describe(workdir: Workdir) -> dict[str, Any]:
     starts = [start for each in workdirs for start in each.load_run().get("starts", [])[:1]]
     written = datetime.datetime.fromtimestamp(workdir.config.stat().st_mtime, datetime.UTC)
     times = [start["time"] for start in starts if "time" in start]  # Older runs have none.
-    finished = results is not None and results["step"] == config.num_steps
+    finished = results is not None and is_end(results, config)
     state = "finished" if finished else "stopped"
     if any(files.is_locked(each.path / ".lock") for each in (workdir, *workdirs)):
         state = "running"

@@ -16,7 +16,7 @@ from jaxmnist.files import write_json
 from jaxmnist.record import checkpoints
 from jaxmnist.record import results as results_lib
 from jaxmnist.record.checkpoints import Checkpoints
-from jaxmnist.record.metrics import MetricWriter, describe_evaluation, mean
+from jaxmnist.record.metrics import MetricWriter, describe_evaluation, mean, waited
 from jaxmnist.record.network import describe_network
 from jaxmnist.record.screen import Screen
 from jaxmnist.record.workdir import Run
@@ -50,6 +50,8 @@ class Journal:
       split: what their evaluation is called, "test" or "validation".
       step: the newest step.
       latest: the newest loss and accuracy by split, for each run.
+      best: of each run the newest checkpoint that save_best wrote: "step", "accuracy" and "loss"
+        of its evaluation; None before there is one.
       seconds: the seconds that were spent on "data", "compile", "eval" and until "first_step".
     """
 
@@ -57,12 +59,17 @@ class Journal:
         self.screen, self.layout, self.step = session.screen, layout, 0
         self.split = datasets.eval_name(runs[0].config)
         self.latest: dict[str, list[dict[str, float]]] = {}
+        self.best: list[dict[str, Any] | None] = [None] * len(runs)
         self.seconds: dict[str, float] = {}
         self.runs, self._session = runs, session
         self._pending: list[dict[str, Any]] = []
+        self._newest: dict[str, np.ndarray] = {}
         self._clock, self._logged = time.perf_counter(), (0, 0.0)
+        self._stops_early = False
         # Of each run, in process 0.
         self._checkpoints: list[Checkpoints] = []
+        self._bests: list[Checkpoints] = []
+        self._since = 0  # The step from which patience counts.
         self._writers: list[MetricWriter] = []
         self._starts: list[list[dict[str, Any]]] = []
 
@@ -71,12 +78,14 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as every:  # Closes all, also where one cannot be.
-            for opened in self._checkpoints:
+            for opened in (*self._checkpoints, *self._bests):
                 every.callback(opened.close)
             for writer in self._writers:
                 every.callback(writer.close)
 
-    def resume(self, state: "TrainState", whole: Run | None = None) -> "TrainState":
+    def resume(
+        self, state: "TrainState", info: datasets.DatasetInfo, whole: Run | None = None
+    ) -> "TrainState":
         """Opens the workdirs for writing; returns the newest state that all runs have saved.
 
         Or `state`, that before the first step, if there is none. A run that is refused leaves its
@@ -84,50 +93,86 @@ class Journal:
 
         Args:
           state: the state before the first step.
+          info: of the dataset.
           whole: the run of several seeds that these are part of, which is recorded too.
 
         Raises:
           UserError: a workdir cannot be written, or is the record of another training, or has
             checkpoints of which none can be read.
         """
-        found, already, self.latest = distributed.from_first(lambda: self._open(state, whole))
+        found, already, self.latest, self.best, self._stops_early = distributed.from_first(
+            lambda: self._open(state, info, whole)
+        )
         self.step = int(np.max(found["step"])) if found else 0
         self._logged = self.step, already
         self._clock = time.perf_counter() - already
         return state.replace(**self.layout.put(found, self.layout.state)) if found else state
 
     def _open(
-        self, state: "TrainState", whole: Run | None
-    ) -> tuple[dict[str, Any] | None, float, dict[str, list[dict[str, float]]]]:
+        self, state: "TrainState", info: datasets.DatasetInfo, whole: Run | None
+    ) -> tuple[
+        dict[str, Any] | None,
+        float,
+        dict[str, list[dict[str, float]]],
+        list[dict[str, Any] | None],
+        bool,
+    ]:
         for run in self.runs:
             run.workdir.check(run.config)
+            run.workdir.check_data(info)
         shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.saved_part())
-        network = describe_network(state.model, tuple(self.runs[0].config))
+        network = describe_network(state.model, info.image_shape, tuple(self.runs[0].config))
         self._checkpoints = [Checkpoints(run.workdir.checkpoints) for run in self.runs]
         found, damaged = checkpoints.restore(self._checkpoints, self.layout.split(shapes)[0])
         step = int(found[0]["step"]) if found else 0
         if whole:  # Nothing can be refused any more.
             whole.workdir.save(whole.config)
-        for each in self._checkpoints:
+        if any(run.config.keep_best or run.workdir.best.exists() for run in self.runs):
+            self._bests = [Checkpoints(run.workdir.best) for run in self.runs]
+        for each in (*self._checkpoints, *self._bests):
             for newer in (newer for newer in each.steps() if newer > step):
                 # A whole one is set aside too, where another of the runs has none of its step: it
                 # is of the way that the run took before.
                 each.set_aside(newer, "damaged" if (each, newer) in damaged else "superseded")
         for config, workdir in self.runs:
-            if step < config.num_steps:
-                before = workdir.load_config() if found else None
-                self._starts.append(workdir.save_start(step, config, network, before))
-            else:
-                self._starts.append(workdir.load_run().get("starts", []))
-            workdir.save(config)
             self._writers.append(MetricWriter(workdir, step))
-        newest = [{line["split"]: line for line in writer.kept} for writer in self._writers]
+            starts = workdir.load_run().get("starts", [])
+            self._since = _same_length_since(starts, step, config.num_steps)
+            stops_early = step < config.num_steps and self._has_lost_patience()
+            if step < config.num_steps and not stops_early:
+                before = workdir.load_config() if found else None
+                self._starts.append(workdir.save_start(step, config, network, info, before))
+            else:
+                self._starts.append(starts)
+            workdir.save(config)
+        newest = [{line["split"]: line for line in writer.lines} for writer in self._writers]
         latest = {
             split: [{k: each[split][k] for k in ("loss", "accuracy")} for each in newest]
             for split in set.intersection(*map(set, newest))
         }
-        seconds = [line["seconds"] for writer in self._writers for line in writer.kept]
-        return (self.layout.stack(found) if found else None), max(seconds, default=0.0), latest
+        seconds = [line["seconds"] for writer in self._writers for line in writer.lines]
+        best = [
+            self._evaluation_of(i, max(x.steps(), default=0)) for i, x in enumerate(self._bests)
+        ]
+        return (
+            self.layout.stack(found) if found else None,
+            max(seconds, default=0.0),
+            latest,
+            best or self.best,
+            stops_early,
+        )
+
+    def _evaluations(self, run: int) -> Iterator[dict[str, Any]]:
+        return (line for line in self._writers[run].lines if line["split"] == self.split)
+
+    def _evaluation_of(self, run: int, step: int) -> dict[str, Any] | None:
+        """The step, accuracy and loss of a run's evaluation after a step; None if there is none."""
+        found = [line for line in self._evaluations(run) if line["step"] == step]
+        return {k: found[-1][k] for k in ("step", "accuracy", "loss")} if found else None
+
+    def _has_lost_patience(self) -> bool:
+        patience = self.runs[0].config.patience
+        return 0 < patience <= waited(self._evaluations(0), self._since)
 
     @contextmanager
     def phase(self, name: str, what: str) -> Iterator[None]:
@@ -192,18 +237,19 @@ class Journal:
             rate = f" ({fetched['learning_rate'][run, at]:g} at that step)"
             raise _diverged(f"the loss is {losses[run, at]} at step {step}{seed}", rate)
         if calls:
-            self._keep("train", {name: values[:, -1] for name, values in fetched.items()})
+            self._newest = {name: values[:, -1] for name, values in fetched.items()}
+            self._keep("train", self._newest)
         return fetched
 
     def log(self, step: int, state: "TrainState") -> None:
-        """Writes and shows the newest step's metrics, of those that were added since last time."""
-        fetched = self.fetch_metrics()
+        """Writes and shows the newest step's metrics."""
+        self.fetch_metrics()
         last_step, last_seconds = self._logged
         now = self.trained_seconds()
         self._logged = step, now
         speed = (step - last_step) / max(now - last_seconds, 1e-9)
-        newest = {name: values[:, -1] for name, values in fetched.items()}
-        runs = [each | {"steps_per_second": speed} for each in _per_run(newest, len(self.runs))]
+        metrics = _per_run(self._newest, len(self.runs))
+        runs = [each | {"steps_per_second": speed} for each in metrics]
         self._write(step, "train", runs)
         self.screen.progress(step, mean(runs))
 
@@ -211,6 +257,13 @@ class Journal:
         """Writes and shows an evaluation; raises UserError if its loss is not finite."""
         self.show_evaluation(step, metrics)
         self._write(step, self.split, self.latest[self.split])
+        config = self.runs[0].config
+        if config.patience and step < config.num_steps:
+            self._stops_early = distributed.from_first(self._has_lost_patience)
+
+    def stops_early(self) -> bool:
+        """Whether patience ended the runs at the newest step, before num_steps."""
+        return self._stops_early
 
     def show_evaluation(self, step: int, metrics: dict[str, np.ndarray]) -> None:
         """Checks, keeps and shows an evaluation, and does not write it."""
@@ -230,17 +283,41 @@ class Journal:
         """
         if self._pending:
             self.fetch_metrics()
+        for each in self._bests:
+            each.wait()  # Who goes on from this checkpoint has them.
+        self._save(self._checkpoints, step, state)
+
+    def save_best(self, step: int, state: "TrainState") -> None:
+        """Starts to write the state of each run whose newest evaluation is better than all before.
+
+        Of equal accuracies, that with the lower loss is better. Raises as `save` does.
+        """
+
+        def better() -> list[dict[str, Any] | None]:
+            newest = [{"step": step} | each for each in self.latest[self.split]]
+            pairs = zip(self.best, newest, strict=True)
+            return [max(filter(None, pair), key=_quality) for pair in pairs]
+
+        self.best = distributed.from_first(better)
+        is_new = [each is not None and each["step"] == step for each in self.best]
+        if any(is_new):
+            self._save(self._bests, step, state, is_new)
+
+    def _save(
+        self, to: Sequence[Checkpoints], step: int, state: "TrainState", which: Sequence[bool] = ()
+    ) -> None:
         fetched = fetch(state.saved_part())
         _check_state(step, fetched)
-        if self._checkpoints:
+        if to:
             # A copy of our own: the loop gives the state's memory to the next step.
             trees = self.layout.split(jax.tree.map(np.array, fetched))
-            for each, tree in zip(self._checkpoints, trees, strict=True):
-                each.save(step, tree)
+            for i, (each, tree) in enumerate(zip(to, trees, strict=True)):
+                if not which or which[i]:
+                    each.save(step, tree)
 
     def wait_for_checkpoints(self) -> None:
         """Returns once they are on disk; raises UserError if one could not be written."""
-        for each in self._checkpoints:
+        for each in (*self._checkpoints, *self._bests):
             each.wait()
 
     def finish(self, state: "TrainState", dataset: datasets.Dataset) -> list[dict[str, Any]]:
@@ -261,7 +338,10 @@ class Journal:
         for i, (run, tree) in enumerate(zip(self.runs, trees, strict=True)):
             names = [name for name in ("train", self.split) if name in self.latest]
             metrics = {name: self.latest[name][i] for name in names}
+            if run.config.keep_best and (best := self.best[i]):
+                metrics["best"] = best
             results.append(results_lib.collect(run.config, dataset, tree, metrics, seconds))
+            results[i] |= {"stopped_early": True} if self._stops_early else {}
         for i, writer in enumerate(self._writers):
             workdir = self.runs[i].workdir
             results[i] |= {"starts": self._starts[i]}
@@ -305,6 +385,26 @@ def _check_state(step: int, tree: dict[str, Any]) -> None:
         if not np.all(ok):
             what = "parameters are" if is_param else "optimizer's state is"
             raise _diverged(f"the {what} not finite after step {step}")
+
+
+def _quality(evaluation: dict[str, Any]) -> tuple[float, float]:
+    return evaluation["accuracy"], -evaluation["loss"]
+
+
+def _same_length_since(starts: Sequence[dict[str, Any]], step: int, num_steps: int) -> int:
+    """The step from which a run has had its num_steps: patience begins anew with another.
+
+    Args:
+      starts: of the run, as run.json has them.
+      step: at which it stands.
+      num_steps: its length now.
+    """
+    since = step
+    for start in reversed([start for start in starts if start["step"] < step]):
+        if start["num_steps"] != num_steps:
+            break
+        since = start["step"]
+    return since
 
 
 def _diverged(what: str, rate: str = "") -> UserError:

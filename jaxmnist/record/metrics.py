@@ -1,7 +1,7 @@
 """Where metrics go: metrics.jsonl and TensorBoard event files in the workdir."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +24,15 @@ class MetricWriter:
     Lines of steps after `step` are dropped: a run that resumes there writes them again.
 
     Attributes:
-      kept: what metrics.jsonl holds of the steps up to `step`.
+      lines: what metrics.jsonl holds.
     """
 
     def __init__(self, workdir: Workdir, step: int):
         found = list(read_metrics(workdir))
         if damaged := len(_lines(workdir)) - len(found):
             warn(f"WARNING: {damaged} damaged lines of {workdir.metrics} are left out.")
-        self.kept = [r for r in found if r["step"] <= step]
-        write_text(workdir.metrics, "".join(json.dumps(r) + "\n" for r in self.kept))
+        self.lines = [r for r in found if r["step"] <= step]
+        write_text(workdir.metrics, "".join(json.dumps(r) + "\n" for r in self.lines))
         self._file = workdir.metrics.open("a", buffering=1, encoding="utf-8")
         self._workdir, self._step = workdir, step
         self._events: dict[str, EventFile] = {}
@@ -43,6 +43,7 @@ class MetricWriter:
         """Writes the metrics of a split after a step; returns the line as a dict."""
         line = {"step": step, "split": split, **metrics, "seconds": round(seconds, 3)}
         self._file.write(json.dumps(line) + "\n")
+        self.lines.append(line)
         self.events(split).write(step, metrics)
         return line
 
@@ -101,6 +102,21 @@ def _lines(workdir: Workdir) -> list[str]:
     if not workdir.metrics.exists():
         return []
     return workdir.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def waited(evaluations: Iterable[dict[str, Any]], since: int) -> int:
+    """How many of the last evaluations had no better accuracy than all before them.
+
+    Args:
+      evaluations: their lines.
+      since: those up to this step do not count, but are compared with.
+    """
+    best, count = -1.0, 0
+    for line in evaluations:
+        is_better = line["accuracy"] > best
+        best = max(best, line["accuracy"])
+        count = 0 if is_better else count + (line["step"] > since)
+    return count
 
 
 def mean(runs: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a run says of itself: its first line, results.json, its last line."""
 
+import json
 import math
 import statistics
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxtyping import Float, Integer
 from ml_collections import ConfigDict
 
 from jaxmnist.data.datasets import Dataset, eval_name
-from jaxmnist.devices import machine
+from jaxmnist.devices import cpu_layers, machine
 from jaxmnist.record.network import fingerprint, layer_table
 
 
@@ -30,18 +31,23 @@ def introduction(
     """
     found, processes = machine.describe(), jax.process_count()
     train, test = dataset.splits
-    layers = layer_table(model)
+    layers = layer_table(model, dataset.info.image_shape)
     shapes = [f"{x.name} {'x'.join(map(str, x.shape))}" for x in layers if x.parameters]
     warmup = f" after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
+    is_fast = cpu_layers.is_used(model)
+    form = "convolutions as matrix products" if is_fast else "plain layers"
+    recipe = f", augmented by {config.augment}" if config.augment else ""
+    if config.ema_decay:
+        recipe += f"; evaluated with the parameters' average ({config.ema_decay:g})"
     seeds = f"{num_runs} seeds at once" if num_runs > 1 else f"seed {config.seed}"
     epochs = f"{config.num_steps * config.batch_size / len(train):.3g}"
     within = f" in {processes} processes" if processes > 1 else ""
     return [
         f"{dataset.name}: {len(train):,} training and {len(test):,} evaluation examples",
-        f"network: {', '.join(shapes)}; {sum(x.parameters for x in layers):,} parameters",
+        f"network: {', '.join(shapes)}; {sum(x.parameters for x in layers):,} parameters, {form}",
         f"training: {config.num_steps:,} steps of {config.batch_size} "
         f"({epochs} epoch{'s' * (epochs != '1')}), {config.optimizer}, "
-        f"learning rate {config.learning_rate:g}, {config.schedule}{warmup}, {seeds}",
+        f"learning rate {config.learning_rate:g}, {config.schedule}{warmup}, {seeds}{recipe}",
         f"device: {found['count']} {found['kind']}{within} ({found['processor']}, "
         f"{found['threads']} threads); compiled in {compile_seconds:.1f} s",
     ]
@@ -60,7 +66,7 @@ def collect(
       config: its config.
       dataset: its training and evaluation splits.
       state: "step" and "params" at its end, NumPy arrays.
-      metrics: the newest metrics, by split.
+      metrics: the newest metrics, by split, and "best": those of the best evaluation.
       seconds: the seconds by what they were spent on.
     """
     counts = zip(("train", eval_name(config)), dataset.splits, strict=True)
@@ -75,7 +81,7 @@ def collect(
         "device": machine.describe(),
         "versions": machine.versions(),
         "options": machine.options(),
-        "config": config.to_dict(),
+        "config": json.loads(config.to_json()),  # As it is read back.
     }
 
 
@@ -90,8 +96,9 @@ def evaluated_again(before: dict[str, Any], now: dict[str, Any], split: str) -> 
       now: of this process.
       split: that it evaluated.
     """
-    others = {"test", "validation", "evaluated_with"} - {split}
+    others = {"test", "validation", "best", "evaluated_with"} - {split}
     results = {key: value for key, value in before.items() if key not in others}
+    results |= {key: now[key] for key in ("best",) if key in now}
     results |= {split: now[split], "dataset": now["dataset"], "config": now["config"]}
     machine = {key: now[key] for key in ("device", "versions", "options")}
     if any(before.get(key, {}) != value for key, value in machine.items()):
@@ -135,6 +142,12 @@ def summary(results: dict[str, Any], name: str, workdir: str | Path) -> str:
         accuracy = f"{metrics['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
         loss = f"{metrics['loss']:.4f}"
         where = f"results.json, metrics.jsonl, tensorboard/ and checkpoints/ are in {workdir}"
+    if best := results.get("best"):
+        if "seeds" in results:
+            found = f"accuracy {_describe(best['accuracy'])}"
+        else:
+            found = f"accuracy {best['accuracy']:.4f} after step {best['step']:,}"
+        where = f"best {found}, which is kept; {where}"
     in_all = ""
     if "seeds" not in results and len(results.get("starts", [])) > 1:
         in_all = f" ({seconds['train']:.0f} s of training in all)"

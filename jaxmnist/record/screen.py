@@ -35,6 +35,7 @@ class Screen:
         self.step = 0
         self._num_steps = 0
         self._phase, self._since = "starting", time.monotonic()
+        self._part = 0, 0
         self._metrics: dict[str, float] = {}
         self._taken: collections.deque[tuple[int, Any]] = collections.deque()
         self._live: Any = None
@@ -95,6 +96,13 @@ class Screen:
             yield
         finally:
             self._phase, self._since = before
+            self._part = 0, 0
+
+    @classmethod
+    def count(cls, done: int, total: int) -> None:
+        """Shows how much of a phase is done, on the screen that is shown, if any."""
+        if cls._open is not None:
+            cls._open._part = done, total
 
     def start(self, num_steps: int, step: int) -> None:
         """Shows a run that is at `step` of `num_steps`."""
@@ -143,7 +151,8 @@ class Screen:
 
         while self._taken and self._taken[0][1].is_ready():
             self.step = self._taken.popleft()[0]
-        console, step, total = self._console, self.step, self._num_steps
+        console = self._console
+        step, total = self._part if self._part[1] else (self.step, self._num_steps)
         text = console.encoding.lower().startswith("utf")
         spinner = Spinner("dots" if text else "line").render(console.get_time())
         phase = f"{self._phase} {time.monotonic() - self._since:.0f} s" if self._phase else ""

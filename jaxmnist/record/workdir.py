@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from jaxmnist import own_model
 from jaxmnist.checks import check_types
 from jaxmnist.config import changed_training, get_config
-from jaxmnist.data import datasets
+from jaxmnist.data import arrays, datasets
 from jaxmnist.devices import machine
 from jaxmnist.errors import UserError, first_line
-from jaxmnist.files import lock, write_json
+from jaxmnist.files import lock, write_json, write_text
 from jaxmnist.record.checkpoints import Checkpoints
 from jaxmnist.record.network import first_difference
 
@@ -31,6 +32,7 @@ class Workdir:
     results = property(lambda self: self.path / "results.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     checkpoints = property(lambda self: self.path / "checkpoints")
+    best = property(lambda self: self.path / "best")
     tensorboard = property(lambda self: self.path / "tensorboard")
 
     @contextlib.contextmanager
@@ -77,6 +79,9 @@ class Workdir:
             raise UserError(
                 f"{self.config} is damaged ({first_line(e).rstrip('.')}): choose another workdir."
             ) from None
+        own_model.load_from(self.path, config.model)
+        if config.dataset.startswith(arrays.PREFIX):  # Wherever the workdir is now.
+            config.data_dir = str(arrays.find(self.path, config.dataset))
         return config
 
     def check(self, config: ConfigDict, but: Sequence[str] = ()) -> None:
@@ -99,11 +104,28 @@ class Workdir:
                 "trained: put it back, or choose another workdir."
             )
         if saved.dataset != config.dataset and "dataset" not in but:
-            self._check_sample(saved, config)
+            self._check_dataset(saved, config)
+        if own_model.same(saved.model, config.model):
+            config.model = saved.model  # A comment of its file may have changed.
+        if own_model.is_changed(saved.model, config.model):
+            name = own_model.file_name(saved.model)
+            raise UserError(
+                f"{name} has changed since {self.path} was trained, which keeps it as it was: "
+                "choose another workdir, or undo the change."
+            )
         if changed := changed_training(saved, config, but):
             raise UserError(
                 f"{self.path} holds a run that was trained differently: {'; '.join(changed)}. "
                 "Choose another workdir, or repeat that run's settings."
+            )
+        if (
+            steps
+            and saved.eval_split != config.eval_split
+            and (config.keep_best or config.patience)
+        ):
+            raise UserError(
+                f"{self.path} was evaluated on eval_split={saved.eval_split!r}, and keep_best and "
+                "patience compare evaluations of one split: repeat it, or choose another workdir."
             )
         if steps and max(steps) > config.num_steps:
             raise UserError(
@@ -111,11 +133,16 @@ class Workdir:
                 "another workdir, or more steps."
             )
 
-    def _check_sample(self, saved: ConfigDict, config: ConfigDict) -> None:
+    def _check_dataset(self, saved: ConfigDict, config: ConfigDict) -> None:
         if (saved.dataset, config.dataset) == (datasets.SAMPLE, "mnist"):
             raise UserError(
                 f"{self.path} holds a run on {datasets.SAMPLE}: train on mnist in another workdir, "
                 f"or go on with --config.dataset={datasets.SAMPLE}."
+            )
+        if saved.dataset.startswith(arrays.PREFIX) and config.dataset.startswith(arrays.PREFIX):
+            raise UserError(
+                f"{self.path} holds a run on other arrays than these: choose another workdir, or "
+                f"go on with its own, which {arrays.FILE} there has."
             )
 
     def check_network(self, network: dict[str, Any]) -> None:
@@ -131,8 +158,8 @@ class Workdir:
             checkpoints = Checkpoints(self.checkpoints, read_only=True)
             there = {"params": checkpoints.params()}
             checkpoints.close()
-        for part in ("params", "fields"):
-            was, now = there.get(part) or {}, network[part]
+        for part in ("params", "model_state", "fields"):
+            was, now = there.get(part) or {}, network.get(part) or {}
             # A field that came or went changes nothing if the parameters are the same.
             both = set(was) & set(now) if part == "fields" else set(was) | set(now)
             was, now = ({k: v for k, v in each.items() if k in both} for each in (was, now))
@@ -142,8 +169,28 @@ class Workdir:
                     "workdir, or undo that change; nothing was changed here."
                 )
 
+    def check_data(self, info: datasets.DatasetInfo) -> None:
+        """Raises UserError if what was trained here was trained on other data of the same name.
+
+        Args:
+          info: of the dataset today; its examples are compared once they are read.
+        """
+        about = self.load_run().get("dataset", {})
+        for what, now in (("class_names", info.class_names), ("sha256", info.sha256)):
+            if self.checkpoint_steps() and now and about.get(what, now) != now:
+                changed = "classes" if what == "class_names" else "training examples"
+                raise UserError(
+                    f"{self.path} holds a run on {info.name} as it was before: its {changed} have "
+                    "changed. Choose another workdir, or put them back as they were."
+                )
+
     def save(self, config: ConfigDict) -> None:
-        """Writes config.json, which makes the folder the workdir of a run."""
+        """Writes config.json, which makes the folder the workdir of a run.
+
+        And, before it, the file of a network of one's own.
+        """
+        if config.model:
+            write_text(self.path / own_model.file_name(config.model), own_model.code(config.model))
         write_json(self.config, config.to_dict())
 
     def load_run(self) -> dict[str, Any]:
@@ -154,7 +201,11 @@ class Workdir:
         """
         run = _read_json(self.run) or {}
         try:
-            for described in ({}, run.get("preparation", {}), *run.get("network", {}).values()):
+            for described in (
+                run.get("dataset", {}),
+                run.get("preparation", {}),
+                *run.get("network", {}).values(),
+            ):
                 described.keys()
             for start in run.get("starts", []):
                 range(start["step"], start["num_steps"])
@@ -164,8 +215,32 @@ class Workdir:
             ) from None
         return run
 
+    def dataset_info(self, config: ConfigDict) -> datasets.DatasetInfo:
+        """What run.json says of the dataset, which may be missing now, else what is known of it.
+
+        Raises:
+          UserError: run.json is from before this was recorded, and the dataset is not there.
+        """
+        run = self.load_run()
+        if not {"dataset", "preparation"} <= set(run):
+            return datasets.describe(config)
+        about = run["dataset"]
+        return datasets.DatasetInfo(
+            config.dataset,
+            about["num_examples"],
+            about["class_names"],
+            tuple(about["image_shape"]),
+            run["preparation"],
+            about.get("sha256", ""),
+        )
+
     def save_start(
-        self, step: int, config: ConfigDict, network: dict[str, Any], before: ConfigDict | None
+        self,
+        step: int,
+        config: ConfigDict,
+        network: dict[str, Any],
+        info: datasets.DatasetInfo,
+        before: ConfigDict | None,
     ) -> list[dict[str, Any]]:
         """Records that a process goes on from a step, for as many as the config says.
 
@@ -173,6 +248,7 @@ class Workdir:
           step: it starts from; 0 forgets what was before.
           config: of the run.
           network: its network, as for `check_network`.
+          info: of its dataset.
           before: the config that the workdir had; None if none.
 
         Returns the starts that led to where the run is: "step", "num_steps", which schedules
@@ -187,8 +263,14 @@ class Workdir:
         typed = machine.command_line()
         start |= {"command": typed} if typed else {}
         starts.append(start | {"options": machine.options()})
-        preparation = datasets.preparation(config.dataset)
-        write_json(self.run, {"network": network, "preparation": preparation, "starts": starts})
+        about = {
+            "num_examples": info.num_examples,
+            "class_names": info.class_names,
+            "image_shape": info.image_shape,
+        }
+        about |= {"sha256": info.sha256} if info.sha256 else {}
+        described = {"dataset": about, "preparation": info.preparation}
+        write_json(self.run, {"network": network, **described, "starts": starts})
         return starts
 
     def checkpoint_steps(self) -> set[int]:
@@ -201,7 +283,7 @@ class Workdir:
         if not (results and saved) or changed_training(saved, config):
             return None
         same_split = results["config"]["eval_split"] == config.eval_split
-        return results if results["step"] == config.num_steps and same_split else None
+        return results if is_end(results, config) and same_split else None
 
     def load_results(self) -> dict[str, Any] | None:
         """The results of the finished run; None before it has finished."""
@@ -216,6 +298,21 @@ class Workdir:
                     "evaluated again."
                 )
         return results
+
+
+def is_end(results: dict[str, Any], config: ConfigDict) -> bool:
+    """Whether results are from the last step of a config's run, which its patience may have ended.
+
+    Args:
+      results: what results.json holds.
+      config: of the run now.
+    """
+    if results["step"] == config.num_steps:
+        return True
+    if "stopped_early" not in results:
+        return False
+    then = results["config"]
+    return then["num_steps"] == config.num_steps and 0 < config.patience <= then["patience"]
 
 
 class Run(NamedTuple):

@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxmnist.config import get_config
+from jaxmnist.data.datasets import describe
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
 from jaxmnist.record.journal import Journal, Session, check_evaluation
 from jaxmnist.record.screen import Screen
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import create_train_state
+
+INFO = describe(get_config())
 
 
 def metrics(loss):
@@ -44,7 +48,7 @@ def told():
 @pytest.fixture
 def journal(run, layout, state, told):
     with Journal([run], layout, Session(Screen(quiet=True), told.append)) as opened:
-        assert opened.resume(state) is state
+        assert opened.resume(state, INFO) is state
         yield opened
 
 
@@ -157,7 +161,7 @@ def test_a_checkpoint_comes_back_with_the_clock_and_the_newest_metrics(
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     run.config.num_steps = 10
     with Journal([run], layout, Session(Screen(quiet=True))) as journal:
-        journal.resume(state)
+        journal.resume(state, INFO)
         for step in (2, 4):
             now += 3
             journal.add(step, metrics(step))
@@ -167,7 +171,7 @@ def test_a_checkpoint_comes_back_with_the_clock_and_the_newest_metrics(
         journal.wait_for_checkpoints()
     now += 500
     with Journal([run], layout, Session(Screen(quiet=True))) as journal:
-        restored = journal.resume(create_train_state(run.config))
+        restored = journal.resume(create_train_state(run.config), INFO)
         assert int(restored.step) == journal.step == 2
         assert journal.latest == {"train": [{"loss": 2.0, "accuracy": 0.5}]}
         assert journal.trained_seconds() == 3

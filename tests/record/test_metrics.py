@@ -7,7 +7,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from jaxmnist import train
-from jaxmnist.record.metrics import MetricWriter
+from jaxmnist.record.metrics import MetricWriter, waited
 from jaxmnist.record.workdir import Workdir
 from tests.conftest import read_events
 
@@ -50,7 +50,7 @@ def test_what_came_after_the_checkpoint_is_dropped(workdir):
     with workdir.metrics.open("a") as f:
         f.write('{"step": 40, "spl')  # Killed in the middle of a line.
     writer = MetricWriter(workdir, 20)
-    assert [(line["step"], line["loss"]) for line in writer.kept] == [(10, 0.1), (20, 0.05)]
+    assert [(line["step"], line["loss"]) for line in writer.lines] == [(10, 0.1), (20, 0.05)]
     writer.write(30, "train", 3.5, METRICS)
     writer.close()
     assert [(r["step"], r["seconds"]) for r in records(workdir)] == [
@@ -90,3 +90,20 @@ def test_hyperparameters_of_a_finished_run(config, tmp_path):
         for folder, tag in metrics[:-2]:
             tags = {value.tag for _, value in read_events(tmp_path / "tensorboard" / folder)}
             assert tag in tags
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "since", "count"),
+    [
+        ([], 0, 0),
+        ([0.0, 0.5, 0.6], 0, 0),
+        ([0.5, 0.5, 0.6, 0.6, 0.1], 0, 2),
+        ([0.5, 0.4, 0.3, 0.2], 0, 3),
+        ([0.5, 0.4, 0.3, 0.2], 30, 1),
+        ([0.5, 0.4, 0.45, 0.6, 0.6], 30, 1),
+    ],
+)
+def test_how_long_there_was_no_better_accuracy(accuracies, since, count):
+    """Of evaluations after steps 10, 20, ...: those after `since` that are not above all before."""
+    lines = [{"step": 10 * (i + 1), "accuracy": value} for i, value in enumerate(accuracies)]
+    assert waited(lines, since) == count

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxmnist.config import get_config
-from jaxmnist.data.datasets import Dataset, Split
+from jaxmnist.data.datasets import Dataset, Split, describe
 from jaxmnist.models import CNN
 from jaxmnist.record import results as results_lib
 
@@ -16,7 +16,7 @@ def split(count):
 def test_the_first_lines_tell_what_is_trained_and_how():
     config = get_config()
     config.num_steps, config.warmup_steps = 600, 50
-    dataset = Dataset("mnist", 10, [split(6_000), split(100)])
+    dataset = Dataset(describe(get_config()), [split(6_000), split(100)])
     data, network, training, device = results_lib.introduction(config, dataset, CNN(), 1, 1.25)
     assert data == "mnist: 6,000 training and 100 evaluation examples"
     assert network.startswith("network: Conv_0 14x14x32, Conv_1 7x7x64, Dense_0 1024, Dense_1 10;")

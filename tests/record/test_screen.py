@@ -243,3 +243,16 @@ def test_the_environment_of_a_terminal_that_is_unknown(terminal, monkeypatch):
     with screen_on(terminal) as screen:
         lines(screen)
     assert "\x1b" not in terminal.getvalue()
+
+
+def test_a_phase_shows_how_much_of_it_is_done(terminal):
+    Screen.count(1, 9)  # No screen is shown: nothing happens.
+    with screen_on(terminal) as screen:
+        with screen.phase("reading data"):
+            Screen.count(250, 1000)
+            screen._live.refresh()
+        screen._live.refresh()
+    shown = [frame for frame in terminal.frames() if "250/1000" in frame]
+    assert shown
+    assert re.search(r"━.*250/1000  reading data \d+ s  25 %$", shown[-1])
+    assert "1000" not in [frame for frame in terminal.frames() if frame][-1]

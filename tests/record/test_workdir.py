@@ -6,9 +6,13 @@ import os
 
 import pytest
 
+from jaxmnist.config import get_config
+from jaxmnist.data.datasets import describe
 from jaxmnist.errors import UserError
 from jaxmnist.files import write_json
 from jaxmnist.record.workdir import Workdir
+
+INFO = describe(get_config())
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_another_training_is_refused_by_its_fields(workdir, config):
 def test_another_network_is_refused_by_its_first_difference(
     workdir, config, part, name, value, difference
 ):
-    workdir.save_start(0, config, NETWORK, None)
+    workdir.save_start(0, config, NETWORK, INFO, None)
     workdir.check_network({})  # There is no checkpoint yet.
     (workdir.checkpoints / "8").mkdir(parents=True)
     workdir.check_network(NETWORK)
@@ -113,7 +117,7 @@ def test_every_process_that_trained_on_is_recorded(workdir, config):
     """By where it started and how many steps it was to take; what was lost is left out."""
 
     def starts(step, before=None):
-        found = workdir.save_start(step, config, NETWORK, before)
+        found = workdir.save_start(step, config, NETWORK, INFO, before)
         assert workdir.load_run()["starts"] == found
         return [(start["step"], start["num_steps"]) for start in found]
 
@@ -151,7 +155,8 @@ def test_a_damaged_config_is_one_sentence(workdir):
         ("run", "null", "run.json is damaged"),
         ("results", '{"step": 8}', r"results.json is damaged \(it lacks 'config'\): delete it"),
         ("config", '{"seed": null}', "config.json is damaged .seed=None is not allowed"),
-        ("config", '{"dataset": "foo"}', "config.json is damaged .dataset='foo' is not allowed"),
+        ("config", '{"dataset": 5}', "config.json is damaged .*"),
+        ("run", '{"dataset": 5}', "run.json is damaged"),
     ],
 )
 def test_json_of_another_form_is_one_sentence(workdir, name, text, sentence):
