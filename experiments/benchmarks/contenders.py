@@ -45,7 +45,7 @@ class Ours:
 
         from jaxmnist import compile, evaluate, train_step
         from jaxmnist.config import get_config
-        from jaxmnist.data import input_pipeline
+        from jaxmnist.data import datasets, input_pipeline
         from jaxmnist.devices import tuning
         from jaxmnist.devices.sharding import Layout
 
@@ -61,7 +61,7 @@ class Ours:
         config.dropout_rate = DROPOUT_RATE
         layout = self._layout = Layout.create()
         params = layout.put(traverse_util.unflatten_dict(problem.weights, sep="/"))
-        self._steps = compile.compiled_steps(config, 10, layout)
+        self._steps = compile.compiled_steps(config, datasets.describe(config), layout)
         self._state = self._steps.init([0]).replace(params=params)
         batch = {"image": problem.images.astype(np.float32) / 255, "label": problem.labels}
         self._batch = layout.put(batch, layout.batches())

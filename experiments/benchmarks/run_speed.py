@@ -39,7 +39,7 @@ def bare_step(data_dir: str, steps: int) -> dict[str, float]:
     config, layout = get_config(), Layout.create()
     examples = put_on_device(split.images, split.labels, layout)
     batches = ShuffledBatches(examples, data_keys([0], layout), config.batch_size, layout)
-    compiled = compiled_steps(config, 10, layout)
+    compiled = compiled_steps(config, datasets.describe(config), layout)
     state, batch, step_fn = compiled.init([0]), batches(0), compiled.train_step(config.batch_size)
     for _ in range(20):
         state, _ = step_fn(state, batch)

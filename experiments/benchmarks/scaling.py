@@ -93,12 +93,13 @@ def step_ms() -> dict[str, float]:
 
     from jaxmnist.compile import compiled_steps
     from jaxmnist.config import get_config
+    from jaxmnist.data import datasets
     from jaxmnist.devices import tuning
     from jaxmnist.devices.sharding import Layout
 
     tuning.keep_freed_memory()
     layout, key = Layout.create(), jax.random.key(0)
-    steps = compiled_steps(get_config(), 10, layout)
+    steps = compiled_steps(get_config(), datasets.describe(get_config()), layout)
     state = steps.init([0])
 
     def step(batch):
