@@ -163,7 +163,7 @@ def test_what_cannot_be_printed_is_no_failure_of_a_run(tmp_path, monkeypatch):
         (["--sweep.seed=a"], "seed=a is not allowed: it must be a whole number"),
         (["--sweep.seed=0", "--config=none.py"], "there is no such file"),
         (["--sweep.seed="], "seed= is not allowed: it must be a whole number"),
-        (["--sweep.seed=0", "--config.dataset=cifar10"], "dataset='cifar10' is not allowed"),
+        (["--sweep.seed=0", "--config.dataset=cifar10"], "dataset='cifar10': it is not prepared"),
         (["--sweep.seed=0", "--config.train_split=train["], "train_split: 'train[' names no"),
         (
             ["--sweep.seed=0", "--config.eval_split=train[3600:]"],
@@ -240,7 +240,7 @@ def test_what_is_refused_is_a_row_among_others(started, tmp_path, capsys):
     assert [config.dataset for config in started] == ["mnist_sample"]
     found = rows(tmp_path)
     assert [row["dataset"] for row in found] == ["mnist_sample", "cifar10"]
-    assert found[1]["failed"].startswith("dataset='cifar10' is not allowed: it must be one of")
+    assert found[1]["failed"].startswith("dataset='cifar10': it is not prepared in")
     assert "1 of 2 runs failed" in capsys.readouterr().err
 
 
