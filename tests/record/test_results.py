@@ -5,6 +5,7 @@ import pytest
 
 from jaxmnist.config import get_config
 from jaxmnist.data.datasets import Dataset, Split, describe
+from jaxmnist.devices import cpu_layers
 from jaxmnist.models import CNN
 from jaxmnist.record import results as results_lib
 
@@ -20,14 +21,21 @@ def test_the_first_lines_tell_what_is_trained_and_how():
     data, network, training, device = results_lib.introduction(config, dataset, CNN(), 1, 1.25)
     assert data == "mnist: 6,000 training and 100 evaluation examples"
     assert network.startswith("network: Conv_0 14x14x32, Conv_1 7x7x64, Dense_0 1024, Dense_1 10;")
-    assert network.endswith("3,274,634 parameters")
+    assert network.endswith("3,274,634 parameters, plain layers")
     assert training == (
         "training: 600 steps of 100 (10 epochs), sgd(momentum=0.9), learning rate 0.05, cosine "
         "after 50 steps of warm-up, seed 0"
     )
     assert device.endswith("compiled in 1.2 s")
-    at_once = results_lib.introduction(config, dataset, CNN(), 3, 1.0)[2]
-    assert at_once.endswith(", 3 seeds at once")
+    fast = CNN(conv_pool=cpu_layers.conv_pool)
+    config.augment, config.ema_decay = "affine()", 0.99
+    _, network, at_once, _ = results_lib.introduction(config, dataset, fast, 3, 1.0)
+    assert network.endswith("3,274,634 parameters, convolutions as matrix products")
+    assert at_once.endswith(
+        ", 3 seeds at once, augmented by affine(); evaluated with the parameters' average (0.99)"
+    )
+    other = CNN(conv_pool=cpu_layers.conv_pool, kernel_size=4)
+    assert results_lib.introduction(config, dataset, other, 1, 1.0)[1].endswith("plain layers")
 
 
 def test_a_model_no_better_than_guessing_learned_nothing():
