@@ -118,7 +118,7 @@ def test_the_package_is_imported_at_once_and_says_what_it_has():
     assert run.stdout.endswith("False\n")
     for signature in (
         "get_config() -> 'ConfigDict'",
-        "load(workdir: 'str | Path') -> 'Model'",
+        "load(workdir: 'str | Path', *, trust_code: 'bool' = False) -> 'Model'",
         "train_and_evaluate(config: 'ConfigDict', workdir: 'str | Path', ",
     ):
         assert signature in run.stdout
