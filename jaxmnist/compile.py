@@ -7,17 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Key
 from ml_collections import ConfigDict
 
-from jaxmnist.augment import create_augment
+from jaxmnist.augment import Augment, create_augment
 from jaxmnist.data.info import DatasetInfo
 from jaxmnist.devices import tuning
 from jaxmnist.devices.cpu_layers import fastest_conv_pool
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.models import create_model
-from jaxmnist.optimizers import create_optimizer
+from jaxmnist.optimizers import Optimizer, create_optimizer
 from jaxmnist.train_step import TrainState, eval_step, init_state, split_seed, train_step
 
 
@@ -31,7 +32,14 @@ def compiled_steps(config: ConfigDict, info: DatasetInfo, layout: Layout) -> "Co
 
 # Bounded: each holds its programs. Several seeds, or runs of a sweep, compile once.
 @functools.lru_cache(maxsize=4)
-def _compiled_steps(model, optimizer, image_shape, augment, label_smoothing, layout):
+def _compiled_steps(
+    model: nn.Module,
+    optimizer: Optimizer,
+    image_shape: tuple[int, ...],
+    augment: Augment,
+    label_smoothing: float,
+    layout: Layout,
+) -> "CompiledSteps":
     def init(seed: Array) -> TrainState:
         return init_state(model, optimizer, seed, image_shape, augment, label_smoothing)
 

@@ -297,7 +297,7 @@ def answer(model: "Model", data: bytes) -> dict[str, Any]:
     Raises:
       UserError: it is no picture, it is damaged or too large, or nothing is on it.
     """
-    from jaxmnist.trained import pictures
+    from jaxmnist.data import pictures
 
     image = pictures.read(
         io.BytesIO(data), "the picture", model.preparation, _FORMATS, max_pixels=MAX_PIXELS
@@ -313,7 +313,7 @@ def answer(model: "Model", data: bytes) -> dict[str, Any]:
 
 def _base64(image: Any) -> str:
     """An image as a PNG file, in base64."""
-    from jaxmnist.trained import pictures
+    from jaxmnist.data import pictures
 
     file = io.BytesIO()
     pictures.to_pillow(image).save(file, "PNG")

@@ -47,6 +47,7 @@ def describe(run: Run, screen: Screen) -> str:
 
 def _describe(run: Run, screen: Screen, since: float) -> str:
     config = run.config
+    config.model = run.workdir.same_model(config.model)
     checks.check(config)
     seeds.check_workdir(run)
     seeds.check_seeds(run)

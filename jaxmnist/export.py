@@ -23,10 +23,6 @@ _READ_WITH = {
     "onnx": 'onnxruntime.InferenceSession(file).run(["logits"], {"image": image})',
     "stablehlo": 'jax.export.deserialize(bytearray(open(file, "rb").read())).call(image)',
 }
-_SCALING = {
-    True: "none: grey levels from 0 to 255, light on dark; the model divides by 255",
-    False: "none: levels from 0 to 255; the model divides by 255",
-}
 _OPSET, _IR_VERSION = 17, 8  # What onnxruntime reads since 1.12.
 
 
@@ -67,11 +63,12 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
     import jax
     import numpy as np
 
+    from jaxmnist.data import pictures
     from jaxmnist.data.datasets import to_uint8
     from jaxmnist.devices import tuning
     from jaxmnist.files import write_bytes, write_json
     from jaxmnist.record.checkpoints import fingerprint
-    from jaxmnist.trained import inference, pictures
+    from jaxmnist.trained import inference
 
     build, load = {
         "onnx": (to_onnx, _load_onnx),
@@ -96,6 +93,9 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
             f"examples: logits differ by up to {difference:.1e}, and {changed} predicted classes; "
             "nothing was written."
         )
+    levels = "grey levels from 0 to 255, light on dark"
+    if model.preparation["method"] == "resize":
+        levels = "levels from 0 to 255"
     accuracy = float(np.mean(theirs.argmax(-1) == split.labels))
     about = {
         "file": output.name,
@@ -104,7 +104,7 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
             "name": "image",
             "shape": ["batch", *model.image_shape],
             "dtype": "uint8",
-            "scaling": _SCALING[model.preparation["method"] != "resize"],
+            "scaling": f"none: {levels}; the model divides by 255",
             "preparation": model.preparation,
             "steps": pictures.steps(model.preparation),
         },
@@ -233,6 +233,7 @@ def _folded(
     variables: dict[str, Any], name: str
 ) -> "tuple[Float[np.ndarray, 'k k channels features'], Float[np.ndarray, ' features']]":
     """The kernel and bias of a convolution that does its batch normalization too."""
+    import flax.linen as nn
     import numpy as np
 
     layer = variables["params"][name]
@@ -240,7 +241,7 @@ def _folded(
     if norm is None:
         return kernel, bias
     running = variables["batch_stats"][name]["BatchNorm_0"]
-    factor = norm["scale"] / np.sqrt(running["var"] + np.float32(1e-5))  # nn.BatchNorm's epsilon.
+    factor = norm["scale"] / np.sqrt(running["var"] + np.float32(nn.BatchNorm.epsilon))
     return kernel * factor, (bias - running["mean"]) * factor + norm["bias"]
 
 

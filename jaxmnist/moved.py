@@ -7,10 +7,10 @@ from types import ModuleType
 from typing import Any
 
 _FOLDERS = {
-    "data": ("datasets", "idx", "input_pipeline", "png"),
+    "data": ("datasets", "idx", "input_pipeline", "pictures", "png"),
     "devices": ("cpu_layers", "distributed", "rendezvous", "sharding", "watch"),
     "record": ("checkpoints", "events", "results", "screen", "workdir"),
-    "trained": ("analysis", "figures", "inference", "mistakes", "pictures"),
+    "trained": ("analysis", "figures", "inference", "mistakes"),
 }
 MOVED = {f"jaxmnist.{n}": f"jaxmnist.{to}.{n}" for to, names in _FOLDERS.items() for n in names} | {
     "jaxmnist.builders": "jaxmnist.data.tfds_builders",
@@ -20,6 +20,7 @@ MOVED = {f"jaxmnist.{n}": f"jaxmnist.{to}.{n}" for to, names in _FOLDERS.items()
     "jaxmnist.runs": "jaxmnist.train",
     "jaxmnist.themes": "jaxmnist.trained.figures",
     "jaxmnist.train_state": "jaxmnist.train_step",
+    "jaxmnist.trained.pictures": "jaxmnist.data.pictures",
 }
 
 

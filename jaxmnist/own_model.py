@@ -73,7 +73,7 @@ def keep(text: str, where: str) -> str:
       where: where it is, for messages.
     """
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if _codes.setdefault(key, _Code(text, where)).text != text:  # Only somebody's art does that.
+    if _codes.setdefault(key, _Code(text, where)).text != text:  # Nothing but an attack does that.
         raise UserError(f"{where} has the hash of {_codes[key].where}, and another content.")
     return key
 

@@ -115,7 +115,7 @@ def _looks_like_picture(path: Path) -> bool:
 
 def _read(name: str, preparation: dict[str, Any]) -> Any:
     """The input that a picture becomes, upright."""
-    from jaxmnist.trained import pictures
+    from jaxmnist.data import pictures
 
     if name == _STDIN:
         return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input", preparation)

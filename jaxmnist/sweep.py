@@ -239,6 +239,7 @@ def _run(config, workdir, data) -> dict[str, Any]:
     row |= {"step": None, "seconds": None, "workdir": workdir.path.name, "failed": ""}
     before = None
     try:
+        config.model = workdir.same_model(config.model)
         before = workdir.finished(config) if config.num_seeds == 1 else None
         if before:
             workdir.check_network(seeds.todays_network(config))

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from jaxmnist import checks, own_model, seeds
 from jaxmnist.compile import compiled_steps, data_keys
 from jaxmnist.config import profile_steps, steps_per_call
-from jaxmnist.data import arrays
 from jaxmnist.data.datasets import Dataset
 from jaxmnist.data.input_pipeline import Data, OrderedBatches, ShuffledBatches
 from jaxmnist.devices import distributed, machine, tuning
@@ -24,7 +23,7 @@ from jaxmnist.record import results as results_lib
 from jaxmnist.record.journal import Journal, Session
 from jaxmnist.record.metrics import mean
 from jaxmnist.record.screen import Screen
-from jaxmnist.record.workdir import Run, Workdir
+from jaxmnist.record.workdir import Run, Workdir, keep_arrays
 from jaxmnist.tensorboard import Histograms, Mistakes, Profile
 from jaxmnist.train_step import TrainState, eval_step, train_step  # noqa: F401  Public here too.
 
@@ -168,7 +167,7 @@ def train_and_evaluate(
     if data is not None and not isinstance(data, Data):
         with ExitStack() as cleanup, _disk_explained(path):
             own = config.copy_and_resolve_references()
-            keep = functools.partial(_keep, cleanup, data, Workdir(path))
+            keep = functools.partial(keep_arrays, data, Workdir(path), cleanup)
             own.dataset, own.data_dir = distributed.from_first(keep)
             return train_and_evaluate(
                 own, workdir, on_metrics=on_metrics, screen=screen, since=since
@@ -181,6 +180,7 @@ def train_and_evaluate(
     config.model = own_model.read(config.model)
     with distributed.explained():
         distributed.check_same(config.to_json(), "the config")
+        config.model = distributed.from_first(lambda: whole.workdir.same_model(config.model))
         own_model.share(config.model, distributed.from_first)
     checks.check(config)
     seeds.check_batches(config)
@@ -211,40 +211,6 @@ def train_and_evaluate(
         if distributed.is_first():
             write_json(whole.workdir.results, over_seeds)
         return over_seeds
-
-
-def _keep(cleanup: ExitStack, data: Arrays, workdir: Workdir) -> tuple[str, str]:
-    """Writes arrays into the workdir of their run; returns their dataset and data_dir.
-
-    They are removed in the end if no run has begun on them.
-    """
-    name, packed = arrays.pack(data)
-    file = workdir.path / arrays.FILE
-    found = name, str(workdir.path.absolute())
-
-    def has_run(of: str | None) -> bool:
-        saved = workdir.load_config()
-        return saved is not None and saved.dataset == of
-
-    there = arrays.name_of(file)
-    if there != name and has_run(there):
-        raise UserError(
-            f"{workdir.path} holds a run on other arrays than these: choose another workdir."
-        )
-    if there != name:
-        is_new = not workdir.path.exists()
-
-        @cleanup.callback
-        def clean():
-            if not has_run(name):
-                file.unlink(missing_ok=True)
-                with suppress(OSError):
-                    if is_new:
-                        workdir.path.rmdir()
-
-        with workdir.locked():
-            arrays.write(file, packed)
-    return found
 
 
 def _lock(cleanup: ExitStack, whole: Run) -> bool:

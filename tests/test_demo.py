@@ -22,8 +22,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from jaxmnist import demo
-from jaxmnist.data import datasets, png
-from jaxmnist.trained import inference, pictures
+from jaxmnist.data import datasets, pictures, png
+from jaxmnist.trained import inference
 from tests.trained.test_inference import untrained
 
 pytest.importorskip("starlette", reason="needs the extra demo")

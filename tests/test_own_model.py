@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 import jaxmnist
-from jaxmnist import checks, own_model, predict
+from jaxmnist import checks, dry_run, own_model, predict
 from jaxmnist.errors import UserError
+from jaxmnist.record.screen import Screen
+from jaxmnist.record.workdir import Run, Workdir
 from tests.conftest import content
 
 NET = '''
@@ -103,6 +105,10 @@ def test_an_edited_network_is_refused_and_a_comment_is_not(net, trained, config)
             jaxmnist.train_and_evaluate(config, trained)
         assert content(trained) == before
     net.write_text("# A comment.\n" + NET)
+    again = config.copy_and_resolve_references()
+    again.model = own_model.read(config.model)
+    said = dry_run.describe(Run(again, Workdir(trained)), Screen(quiet=True))
+    assert "it holds this run, finished" in said
     config.num_steps = 7
     assert jaxmnist.train_and_evaluate(config, trained)["step"] == 7
     assert (trained / "my_net.py").read_text() == NET

@@ -19,7 +19,7 @@ from jaxtyping import Float32, Integer, UInt8
 from ml_collections import ConfigDict
 
 from jaxmnist.data import arrays, folder, idx, prepared, tfds_builders
-from jaxmnist.data.info import DatasetInfo, Preparation
+from jaxmnist.data.info import DatasetInfo, Preparation, some
 from jaxmnist.errors import UserError, first_line, warn
 
 SAMPLE = "mnist_sample"
@@ -241,9 +241,7 @@ def _warn_of_gaps(info: DatasetInfo, whole: tfds_builders.Arrays) -> None:
     for split, (_, labels) in sorted(whole.items()):
         lacking = sorted(set(range(len(info.class_names))) - set(labels.tolist()))
         if lacking:
-            named = ", ".join(
-                [*(info.class_names[i] for i in lacking[:5]), *(["..."] if lacking[5:] else [])]
-            )
+            named = some([info.class_names[i] for i in lacking])
             classes = "class" if len(lacking) == 1 else f"{len(lacking)} classes"
             warn(f"WARNING: {split} of {info.name} has no examples of the {classes} {named}")
 

@@ -20,15 +20,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxmnist.data import cache
-from jaxmnist.data.info import DatasetInfo, natural, preparation
+from jaxmnist.data import cache, pictures
+from jaxmnist.data.info import DatasetInfo, natural, preparation, some
 from jaxmnist.errors import UserError, warn
 from jaxmnist.files import local_path
 from jaxmnist.record.screen import Screen
 
 PREFIX = "folder:"
 _HELD_OUT = 6  # One in so many.
-_NAMED = 3  # How many of those that cannot be read are named.
 
 
 class _File(NamedTuple):
@@ -74,10 +73,9 @@ def read(
                 f"{left_out[0]}, is a picture that can be used."
             )
         if left_out:
-            named = ", ".join([*left_out[:_NAMED], *(["..."] if left_out[_NAMED:] else [])])
             warn(
                 f"WARNING: {len(left_out):,} of {len(files[split]):,} files of {split} in {root} "
-                f"are left out, since they are no pictures, damaged or blank: {named}"
+                f"are left out, since they are no pictures, damaged or blank: {some(left_out, 3)}"
             )
         counts[split] = len(found["labels"])
         arrays[split] = found["images"], found["labels"]
@@ -182,9 +180,6 @@ def _prepared(
 
 
 def _prepare(info: DatasetInfo, files: list[_File], part: tuple[int, int]) -> cache.Arrays:
-    # Imported here: a run that finds its pictures prepared needs no Pillow.
-    from jaxmnist.trained import pictures
-
     def read(file: _File) -> np.ndarray | None:
         try:
             return pictures.read(file.path, file.name, info.preparation)

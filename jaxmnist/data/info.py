@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from jaxmnist.errors import UserError
 
-Preparation = dict[str, Any]  # trained/pictures.py says what it holds.
+Preparation = dict[str, Any]  # pictures.py says what it holds.
 MNIST_SHAPE = (28, 28, 1)
 
 
@@ -22,7 +22,7 @@ class DatasetInfo:
       num_examples: of each split, such as {"train": 60000, "test": 10000}.
       class_names: what each class stands for.
       image_shape: height, width and channels of its images.
-      preparation: how a picture becomes an input; see trained/pictures.py.
+      preparation: how a picture becomes an input; see pictures.py.
       sha256: of the examples that a run trains on, where a dataset of this name may change; ""
         before they are read, and for those of MNIST's family.
     """
@@ -38,14 +38,15 @@ class DatasetInfo:
         """Raises UserError if a model was trained on other classes than the dataset has now."""
         if list(trained) != list(self.class_names):
             raise UserError(
-                f"{self.name} has other classes now ({_some(self.class_names)}) than the model was "
-                f"trained on ({_some(trained)}): put them back as they were, or train anew in "
+                f"{self.name} has other classes now ({some(self.class_names)}) than the model was "
+                f"trained on ({some(trained)}): put them back as they were, or train anew in "
                 "another workdir."
             )
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+def some(names: Sequence[str], count: int = 5) -> str:
+    """The first of many names, in words."""
+    return ", ".join([*names[:count], *(["..."] if len(names) > count else [])])
 
 
 def preparation(

@@ -84,6 +84,14 @@ class Workdir:
             config.data_dir = str(arrays.find(self.path, config.dataset))
         return config
 
+    def same_model(self, model: str) -> str:
+        """What a config has of a network of one's own, or here of the same one.
+
+        The same is one in whose file only comments or blank lines have changed.
+        """
+        saved = self.load_config()
+        return saved.model if saved and own_model.same(saved.model, model) else model
+
     def check(self, config: ConfigDict, but: Sequence[str] = ()) -> None:
         """Raises UserError if this is the record of another training, or is beyond its end.
 
@@ -105,8 +113,6 @@ class Workdir:
             )
         if saved.dataset != config.dataset and "dataset" not in but:
             self._check_dataset(saved, config)
-        if own_model.same(saved.model, config.model):
-            config.model = saved.model  # A comment of its file may have changed.
         if own_model.is_changed(saved.model, config.model):
             name = own_model.file_name(saved.model)
             raise UserError(
@@ -201,12 +207,11 @@ class Workdir:
         """
         run = _read_json(self.run) or {}
         try:
-            for described in (
-                run.get("dataset", {}),
-                run.get("preparation", {}),
-                *run.get("network", {}).values(),
-            ):
+            for described in ({}, run.get("preparation", {}), *run.get("network", {}).values()):
                 described.keys()
+            if "dataset" in run:
+                about, _ = run["dataset"], run["preparation"]
+                about["num_examples"].keys(), len(about["class_names"]), len(about["image_shape"])
             for start in run.get("starts", []):
                 range(start["step"], start["num_steps"])
         except (TypeError, KeyError, AttributeError):
@@ -216,15 +221,18 @@ class Workdir:
         return run
 
     def dataset_info(self, config: ConfigDict) -> datasets.DatasetInfo:
-        """What run.json says of the dataset, which may be missing now, else what is known of it.
+        """What run.json says of the dataset, which may be missing now.
+
+        Older ones tell of the preparation alone, or of nothing: the rest is what is known today.
 
         Raises:
-          UserError: run.json is from before this was recorded, and the dataset is not there.
+          UserError: that is not recorded, and the dataset is not there.
         """
         run = self.load_run()
-        if not {"dataset", "preparation"} <= set(run):
-            return datasets.describe(config)
-        about = run["dataset"]
+        about = run.get("dataset")
+        if about is None:
+            info = datasets.describe(config)
+            return dataclasses.replace(info, preparation=run.get("preparation", info.preparation))
         return datasets.DatasetInfo(
             config.dataset,
             about["num_examples"],
@@ -320,6 +328,46 @@ class Run(NamedTuple):
 
     config: ConfigDict
     workdir: Workdir
+
+
+def keep_arrays(data: Any, workdir: Workdir, cleanup: contextlib.ExitStack) -> tuple[str, str]:
+    """Writes arrays into the workdir of their run; returns their dataset and data_dir.
+
+    Args:
+      data: as of arrays.pack.
+      workdir: of the run.
+      cleanup: removes them in the end if no run has begun on them.
+
+    Raises:
+      UserError: they are no data, or the workdir is the record of a run on others.
+    """
+    name, packed = arrays.pack(data)
+    file = workdir.path / arrays.FILE
+    found = name, str(workdir.path.absolute())
+
+    def has_run(of: str | None) -> bool:
+        saved = workdir.load_config()
+        return saved is not None and saved.dataset == of
+
+    there = arrays.name_of(file)
+    if there != name and has_run(there):
+        raise UserError(
+            f"{workdir.path} holds a run on other arrays than these: choose another workdir."
+        )
+    if there != name:
+        is_new = not workdir.path.exists()
+
+        @cleanup.callback
+        def clean():
+            if not has_run(name):
+                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    if is_new:
+                        workdir.path.rmdir()
+
+        with workdir.locked():
+            arrays.write(file, packed)
+    return found
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

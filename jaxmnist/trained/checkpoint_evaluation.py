@@ -48,11 +48,13 @@ def evaluate_checkpoints(
     layout, data = Layout.create(), Data()
     with screen.phase("reading data"):
         dataset, (_, examples) = data.load(config, layout)
+    runs = each_seed(Run(config, Workdir(path)))
     if config.dataset == saved.dataset:
-        dataset.info.check_classes(Workdir(path).dataset_info(config).class_names)
+        for each in runs:
+            dataset.info.check_classes(each.workdir.dataset_info(each.config).class_names)
     batches = OrderedBatches(examples, config.eval_batch_size, layout)
     compiled, found = compiled_steps(config, dataset.info, layout), []
-    for each in each_seed(Run(config, Workdir(path))):
+    for each in runs:
         with screen.phase("reading the checkpoint"):
             state = newest_state(*each, compiled)
         with screen.phase("evaluating"):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from jaxmnist.data.datasets import eval_name
+from jaxmnist.trained import mistakes
 from jaxmnist.trained.analysis import Analysis, interval
 
 _DPI = 160
@@ -21,7 +22,6 @@ _WIDTH = 4.4  # Inches: as wide as a telephone shows it, so that its words are l
 _MANY_POINTS = 40  # From here on a curve is smoothed, and its points are not marked.
 _MANY_CLASSES = 12  # Beyond these, classes are written smaller.
 _MANY_FILTERS = 64  # Beyond these, filters are not shown.
-_LONGEST = 24  # Characters of a class's name.
 
 Curve = tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]
 
@@ -381,8 +381,7 @@ def _tick_size(run: Analysis) -> float:
 
 def _labels(run: Analysis, classes: Int[np.ndarray, " k"]) -> list[str]:
     """The names of classes, short enough for an axis."""
-    each = [run.class_names[i] for i in classes]
-    return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in each]
+    return [mistakes.short(run.class_names[i]) for i in classes]
 
 
 def _of_shown(run: Analysis) -> str:

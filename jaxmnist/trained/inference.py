@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxmnist import own_model
 from jaxmnist.compile import CompiledSteps, compiled_steps
-from jaxmnist.data import datasets
+from jaxmnist.data import datasets, pictures
 from jaxmnist.data.input_pipeline import to_float
 from jaxmnist.devices import distributed, tuning
 from jaxmnist.devices.sharding import Layout, fetch
@@ -28,7 +28,6 @@ from jaxmnist.record.metrics import read_metrics
 from jaxmnist.record.network import describe_network
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import TrainState
-from jaxmnist.trained import pictures
 
 Picture = str | os.PathLike | Image.Image | ArrayLike
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxmnist.data import pictures
 from jaxmnist.data.datasets import Split
-from jaxmnist.trained import pictures
 
 COUNT = 25  # How many the grid shows.
 MOST = 1000  # How many are kept of all, of small pictures.
@@ -20,7 +20,7 @@ TILE = 56  # About the longer side of a picture on the page, in its pixels.
 _MOST_BYTES = 3_200_000  # Of the pictures that are kept, before they are compressed.
 _COLUMNS = 5
 _SIDE = 168  # About the longer side of a picture in the grid, in pixels.
-_LONGEST = 24  # Characters of a class's name in the grid.
+_LONGEST = 24  # Characters of a class's name.
 _MARGIN, _LINE, _FONT = 16, 30, 24
 
 
@@ -121,7 +121,7 @@ def grid(
     """
     chosen = most_confident(split.labels, classes, confidence)[:COUNT]
     size = shown_size(split.images.shape[1:], _SIDE)
-    names = [n if len(n) <= _LONGEST else f"{n[: _LONGEST - 1]}…" for n in class_names]
+    names = [short(name) for name in class_names]
     texts = [
         (
             f"is {names[split.labels[i]]}",
@@ -147,6 +147,11 @@ def grid(
     if not len(chosen):
         draw.text((_MARGIN, _MARGIN), "no mistakes", ink, font)
     return _png(picture)
+
+
+def short(name: str) -> str:
+    """A class's name, cut where it is too long for a picture or an axis."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _font(texts: Sequence[str]) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

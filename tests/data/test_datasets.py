@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import requests
 
-from jaxmnist.data import datasets, tfds_builders
+from jaxmnist.data import datasets, pictures, tfds_builders
 from jaxmnist.errors import UserError
-from jaxmnist.trained import pictures
 from tests.conftest import SAMPLE_DIR
 
 

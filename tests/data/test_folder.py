@@ -1,6 +1,8 @@
 """Folders of pictures: their splits, what is left out, and that they are prepared once."""
 
+import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -8,10 +10,9 @@ import platformdirs
 import pytest
 from PIL import Image, ImageDraw
 
-from jaxmnist import checks, sweep, train
-from jaxmnist.data import datasets, folder
+from jaxmnist import checks, export, predict, report, sweep, train
+from jaxmnist.data import datasets, folder, pictures
 from jaxmnist.errors import UserError
-from jaxmnist.trained import pictures
 from jaxmnist.trained.checkpoint_evaluation import evaluate_checkpoints
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255)}
@@ -222,6 +223,33 @@ def test_a_run_goes_on_and_is_evaluated_unless_its_pictures_have_changed(config,
     (root / "rouge").rename(root / "red")
     ((_, step, metrics),) = evaluate_checkpoints(config, tmp_path / "run")
     assert (step, metrics["accuracy"]) == (6, pytest.approx(whole["test"]["accuracy"]))
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_what_is_trained_is_looked_at_unless_its_classes_have_changed(
+    config, root, tmp_path, capsys, here, num_seeds
+):
+    """By every command; renamed folders would give each class the name of another."""
+    pytest.importorskip("matplotlib", reason="needs the extra report")
+    config.num_seeds, config.num_steps, config.hidden = num_seeds, 2, 8
+    train.train_and_evaluate(config, tmp_path / "run")
+    of_one = f"--workdir={tmp_path}/run" + "/seed-0" * (num_seeds > 1)
+    looks = [
+        lambda: here(workdir=tmp_path / "run", mode="eval"),
+        lambda: report.main([of_one]),
+        lambda: export.main([of_one, "--format=stablehlo"]),
+    ]
+    assert [look() for look in looks] == [0, 0, 0]
+    assert predict.main([of_one, "--json", str(root / "red/0.png")]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["class_name"] == ["blue", "green", "red"][answer["classes"]]
+
+    (root / "red").rename(root / "amber")
+    for look in looks:
+        assert look() == 1
+        said = r"has other classes now \(amber, blue, green\) than the model was trained on"
+        assert re.search(said, capsys.readouterr().err)
+    assert predict.main([of_one, str(root / "amber/0.png")]) == 0
 
 
 def test_a_sweep_holds_out_a_part_of_the_folder(root, tmp_path, monkeypatch, capsys):

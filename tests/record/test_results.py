@@ -46,6 +46,8 @@ def test_a_model_no_better_than_guessing_learned_nothing():
         assert bool(results_lib.learned_nothing(metrics, labels, config)) is told
     rare = np.repeat([0, 1], [190, 10])  # To say 0 always is right in 95 %, at a loss of 0.199.
     assert results_lib.learned_nothing({"loss": 0.2, "accuracy": 0.95}, rare, config)
+    one = np.zeros(20, int)  # A split of one class cannot tell.
+    assert not results_lib.learned_nothing({"loss": 0.9, "accuracy": 1.0}, one, config)
 
 
 def test_the_last_line_has_an_interval():

@@ -1,5 +1,6 @@
 """The record of a run: one writer, one training, whole files."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -113,6 +114,16 @@ def test_another_network_is_refused_by_its_first_difference(
         workdir.check_network(NETWORK | {part: changed})
 
 
+def test_what_is_recorded_of_the_data_counts_and_not_what_is_known_today(workdir, config):
+    assert workdir.dataset_info(config) == describe(config)
+    other = describe(config).preparation | {"box": 18}
+    workdir.run.write_text(json.dumps({"preparation": other}))  # As older versions wrote it.
+    assert workdir.dataset_info(config) == dataclasses.replace(describe(config), preparation=other)
+    info = dataclasses.replace(INFO, name=config.dataset, class_names=["a", "b"], sha256="c" * 64)
+    workdir.save_start(0, config, NETWORK, info, None)
+    assert workdir.dataset_info(config) == info
+
+
 def test_every_process_that_trained_on_is_recorded(workdir, config):
     """By where it started and how many steps it was to take; what was lost is left out."""
 
@@ -157,6 +168,8 @@ def test_a_damaged_config_is_one_sentence(workdir):
         ("config", '{"seed": null}', "config.json is damaged .seed=None is not allowed"),
         ("config", '{"dataset": 5}', "config.json is damaged .*"),
         ("run", '{"dataset": 5}', "run.json is damaged"),
+        ("run", '{"dataset": {}, "preparation": {}}', "run.json is damaged"),
+        ("run", '{"dataset": null}', "run.json is damaged"),
     ],
 )
 def test_json_of_another_form_is_one_sentence(workdir, name, text, sentence):

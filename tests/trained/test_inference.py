@@ -16,14 +16,14 @@ from PIL import ExifTags, Image, ImageOps
 import jaxmnist
 from jaxmnist import predict
 from jaxmnist.config import get_config
-from jaxmnist.data import datasets
+from jaxmnist.data import datasets, pictures
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
 from jaxmnist.models import CNN
 from jaxmnist.optimizers import create_optimizer
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import init_state
-from jaxmnist.trained import inference, pictures
+from jaxmnist.trained import inference
 
 
 def untrained(image_shape, class_names, **preparation):

@@ -20,18 +20,16 @@ import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxmnist.data.info import Preparation
 from jaxmnist.errors import UserError
 
 _LARGEST = 1024  # Larger pictures are reduced first.
 _CLOSE = 0.05  # A photo's pixels whose contrast is below this are part of the background.
-
-Preparation = dict[str, Any]
 
 
 def read(

@@ -9,9 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from jaxmnist.data import datasets
+from jaxmnist.data import datasets, pictures
 from jaxmnist.errors import UserError
-from jaxmnist.trained import pictures
 
 MNIST = datasets.preparation("mnist")
 
