@@ -308,33 +308,33 @@ def _paper(grey: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], fl
 
     Light falls unevenly on paper, so a quadratic surface is fitted to what is no ink.
     """
-    basis = _quadratics(grey.shape)
     step = -(-max(grey.shape) // 100)
-    sparse = basis[::step, ::step].reshape(-1, basis.shape[-1])
-    levels = grey[::step, ::step].ravel()
-    edge = _edge(grey)
-    terms = np.zeros(basis.shape[-1], np.float32)
+    basis, sparse = _quadratics(grey.shape, step)
+    levels, edge = grey[::step, ::step].ravel(), _edge(grey)
+    terms = np.zeros(sparse.shape[-1])
     terms[0] = np.median(edge)
-    noise, before = _spread(edge - terms[0]), None
+    noise, before = _spread(edge - np.float32(terms[0])), None
+    errors = levels - terms[0]
     for _ in range(5):
-        blank = np.abs(levels - sparse @ terms) <= max(3 * noise, 8)
-        if blank.sum() < 2 * len(terms):
-            break
-        if before is not None and (blank == before).all():
-            break  # Nothing changes any more.
-        before = blank
+        blank = np.abs(errors) <= max(3 * noise, 8)
+        if blank.sum() < 2 * len(terms) or (before is not None and (blank == before).all()):
+            break  # Too little is blank, or nothing changes any more.
+        before, chosen = blank, sparse[blank]
         # By the normal equations: a quarter of the time, and all of it where threads share a core.
-        chosen = sparse[blank].astype(np.float64)
-        squares, products = chosen.T @ chosen, chosen.T @ levels[blank]
-        terms = np.linalg.lstsq(squares, products, rcond=None)[0].astype(np.float32)
-        noise = _spread(levels[blank] - sparse[blank] @ terms)
-    return basis @ terms, noise
+        terms = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ levels[blank], rcond=None)[0]
+        errors = levels - sparse @ terms
+        noise = _spread(errors[blank])
+    return (basis @ terms.astype(np.float32)).reshape(grey.shape), noise
 
 
 @functools.lru_cache(maxsize=2)  # Many pictures of a folder have one size.
-def _quadratics(shape: tuple[int, ...]) -> Float[np.ndarray, "h w 6"]:
+def _quadratics(
+    shape: tuple[int, ...], step: int
+) -> tuple[Float[np.ndarray, "n 6"], Float[np.ndarray, "m 6"]]:
+    """The terms of a quadratic surface at each pixel and, in float64, at each `step`-th."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
-    return np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+    basis = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+    return basis.reshape(-1, 6), basis[::step, ::step].reshape(-1, 6).astype(np.float64)
 
 
 def _spread(x: Float[np.ndarray, " n"]) -> float:
@@ -357,9 +357,9 @@ def _strokes(ink: Float[np.ndarray, "h w"], noise: float) -> Float[np.ndarray, "
     top = ink.max()
     if top < max(16, 8 * noise):
         raise ValueError("it is blank")
-    parts, _ = _ndimage().label(ink > max(top / 10, 4 * noise), np.ones((3, 3)))
+    parts, count = _ndimage().label(ink > max(top / 10, 4 * noise), np.ones((3, 3)))
     strong = ink > top / 2
-    areas = np.bincount(parts[strong], minlength=parts.max() + 1)
+    areas = np.bincount(parts[strong], minlength=count + 1)
     areas[0] = 0
     kept = (areas >= areas.max() / 20)[parts]
     return (np.clip(ink / np.median(ink[strong & kept]), 0, 1) * kept).astype(np.float32)
