@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxmnist import checks, seeds
 from jaxmnist import config as config_lib
 from jaxmnist.compile import compiled_steps, data_keys
-from jaxmnist.data import datasets, tfds_builders
+from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import OrderedBatches, ShuffledBatches, put_on_device
 from jaxmnist.devices import machine
 from jaxmnist.devices.sharding import Layout
@@ -90,6 +90,8 @@ def _data(config: ConfigDict) -> str:
     if config.dataset not in datasets.names():
         shape = "x".join(map(str, info.image_shape))
         return f"{uses}\n{_INDENT}{len(info.class_names)} classes, images of {shape}"
+    from jaxmnist.data import tfds_builders  # Here, since tfds takes a moment to load.
+
     builder = tfds_builders.create(config.dataset, config.data_dir)
     where = f"prepared in {builder.data_dir}"
     if not tfds_builders.is_prepared(builder):

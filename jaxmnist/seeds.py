@@ -78,7 +78,8 @@ def check_workdir(run: Run) -> None:
             workdir.check_data(describe(config))
         elif saved is not None and config.dataset not in names():  # The sample may stand in.
             workdir.check(config)
-        workdir.check_network(todays_network(config))
+        if workdir.checkpoint_steps():
+            workdir.check_network(todays_network(config))
 
 
 def check_seeds(run: Run) -> None:

@@ -188,6 +188,21 @@ def test_what_is_registered_for_the_end_learns_how_a_command_ended(monkeypatch):
     assert (status, words[-24:]) == (1, "ZeroDivisionError: by 0\n")
 
 
+def test_a_finished_process_is_not_searched_for_what_is_unreachable():
+    """Of the million objects of a command that takes most of a second."""
+    program = """
+from jaxmnist import cli
+class Cycle:
+    def __init__(self):
+        self.me = self
+    def __del__(self):
+        print("found")
+cli.run(lambda: None)
+cli.run(Cycle)
+"""
+    assert subprocess.check_output([sys.executable, "-c", program]) == b""
+
+
 def test_a_command_that_can_be_pasted(monkeypatch, tmp_path):
     python, script = tmp_path / "bin/python", tmp_path / "bin/jaxmnist"
     monkeypatch.setattr(sys, "executable", str(python))

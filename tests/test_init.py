@@ -48,6 +48,13 @@ def test_the_core_loads_little(module, allowed):
     assert loaded & {"orbax", "tensorflow_datasets", "PIL"} == set()
 
 
+def test_training_loads_nothing_that_its_first_step_does_not_need():
+    """orbax and tfds take a third of a second each, requests a tenth."""
+    loaded = loaded_by("jaxmnist.train")
+    slow = {"orbax", "tensorstore", "tensorflow_datasets", "requests", "tensorboardX", "scipy"}
+    assert loaded & slow == set()
+
+
 def test_tests_mirror_the_package():
     """tests/X/test_Y.py for each jaxmnist/X/Y.py, and the other way round."""
     modules = {

@@ -9,7 +9,6 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from jaxmnist import seeds, train
-from jaxmnist.data import tfds_builders
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
 from jaxmnist.record import results as results_lib
@@ -183,10 +182,8 @@ def test_seeds_of_which_one_has_a_damaged_checkpoint(several, tmp_path):
 def test_where_the_sample_stands_in_all_say_so(no_network, several, tmp_path, monkeypatch):
     """Also in workdirs of before, whose parent says "mnist"."""
     several.dataset, several.num_steps, several.num_seeds = "mnist", 2, 2
-    several.data_dir, create = None, tfds_builders.create
-    monkeypatch.setattr(
-        tfds_builders, "create", lambda name, _: create(name, str(tmp_path / "none"))
-    )
+    several.data_dir = None
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
     for _ in range(2):
         results = train.train_and_evaluate(several, tmp_path / "run")
         paths = [tmp_path / "run" / name for name in ("config.json", "seed-5/config.json")]

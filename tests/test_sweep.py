@@ -12,7 +12,6 @@ import pytest
 import requests
 
 from jaxmnist import checks, models, sweep, train
-from jaxmnist.data import tfds_builders
 from jaxmnist.errors import UserError
 from jaxmnist.record.workdir import Workdir
 from tests.conftest import unwritable
@@ -261,8 +260,7 @@ def test_the_reason_of_a_failure(error, reason, tmp_path, monkeypatch):
 
 def test_the_sample_in_place_of_mnist_is_split_as_the_sample(started, tmp_path, monkeypatch):
     monkeypatch.setattr("requests.head", Mock(side_effect=requests.ConnectionError))
-    empty = tfds_builders.create("mnist", str(tmp_path / "none"))
-    monkeypatch.setattr(tfds_builders, "create", lambda *_: empty)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
     flags = ["--config.dataset=mnist"]
     assert run(tmp_path / "W", *flags, "--sweep.seed=0,1") == 0
     for config in started:

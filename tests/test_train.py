@@ -12,7 +12,7 @@ import pytest
 import jaxmnist
 from jaxmnist import cli, hooks, models, train
 from jaxmnist.compile import CompiledSteps
-from jaxmnist.data import datasets, tfds_builders
+from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import ShuffledBatches
 from jaxmnist.devices import machine
 from jaxmnist.devices.sharding import fetch
@@ -487,10 +487,7 @@ def test_a_run_on_mnist_never_goes_on_with_the_sample(
     path = tmp_path / "run/config.json"
     saved = json.loads(path.read_text()) | {"dataset": "mnist", "data_dir": None}
     path.write_text(json.dumps(saved))
-    create = tfds_builders.create
-    monkeypatch.setattr(
-        tfds_builders, "create", lambda name, _: create(name, str(tmp_path / "none"))
-    )
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
     config.dataset, config.data_dir = "mnist", None
     with pytest.raises(UserError, match=r"mnist is not in .*none, and .* cannot be reached"):
         train.train_and_evaluate(config, tmp_path / "run")

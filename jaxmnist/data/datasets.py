@@ -11,14 +11,13 @@ import re
 import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
-import requests
-import tensorflow_datasets as tfds
 from jaxtyping import Float32, Integer, UInt8
 from ml_collections import ConfigDict
 
-from jaxmnist.data import arrays, folder, idx, prepared, tfds_builders
+from jaxmnist.data import arrays, family, folder, idx
 from jaxmnist.data.info import DatasetInfo, Preparation, some
 from jaxmnist.errors import UserError, first_line, warn
 
@@ -67,7 +66,7 @@ class Dataset:
 
 def names() -> list[str]:
     """The datasets whose content is known, so that they are described without being there."""
-    return [*tfds_builders.names(), SAMPLE]
+    return [*family.names(), SAMPLE]
 
 
 def describe(config: ConfigDict) -> DatasetInfo:
@@ -82,19 +81,23 @@ def describe(config: ConfigDict) -> DatasetInfo:
 
 def _source(name: str) -> ModuleType:
     """The module that has `describe` and `read` for a dataset that is none of `names()`."""
-    return {"folder": folder, "arrays": arrays}.get(name.partition(":")[0], prepared)
+    if source := {"folder": folder, "arrays": arrays}.get(name.partition(":")[0]):
+        return source
+    from jaxmnist.data import prepared  # Here, since tfds takes a moment to load.
+
+    return prepared
 
 
 def _describe(name: str) -> DatasetInfo:
-    counts = _SAMPLE_EXAMPLES if name == SAMPLE else tfds_builders.num_examples(name)
+    counts = _SAMPLE_EXAMPLES if name == SAMPLE else family.num_examples(name)
     return DatasetInfo(name, counts, class_names(name), (28, 28, 1), preparation(name))
 
 
 def class_names(name: str) -> list[str]:
     """What each class of a dataset stands for; its data may still be missing."""
     if name == SAMPLE:
-        return tfds_builders.class_names("mnist")
-    return tfds_builders.class_names(name)
+        return family.class_names("mnist")
+    return family.class_names(name)
 
 
 def preparation(name: str) -> Preparation:
@@ -170,6 +173,21 @@ def load(
         return _load_sample(splits)
     info = _describe(name)
     slices = [slice_of(info, split) for split in splits]
+    whole = {}
+    for base in {base for parts in slices for base, _, _ in parts}:
+        found = family.kept(name, data_dir, base) or _decoded(name, base, data_dir, allow_sample)
+        if found is None:
+            return _load_sample(splits)
+        whole[base] = found
+    return Dataset(info, _cut(whole, slices))
+
+
+def _decoded(
+    name: str, base: str, data_dir: str | None, allow_sample: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """A base split, downloaded and prepared if need be; None if the sample has to stand in."""
+    from jaxmnist.data import tfds_builders  # Here, since tfds takes a moment to load.
+
     builder = tfds_builders.create(name, data_dir)
     if not tfds_builders.is_prepared(builder):
         try:
@@ -183,11 +201,9 @@ def load(
                 "With its four archives in a folder SOURCE, run\n"
                 "  jaxmnist prepare_data --source_dir=SOURCE"
             )
-            return _load_sample(splits)
+            return None
         builder = tfds_builders.create(name, data_dir)  # Again: it reads on creation what is there.
-    bases = {base for parts in slices for base, _, _ in parts}
-    whole = {base: tfds_builders.read(builder, base) for base in bases}
-    return Dataset(info, _cut(whole, slices))
+    return tfds_builders.read(builder, base)
 
 
 def slice_of(of: DatasetInfo | str, split: str) -> list[tuple[str, int, int]]:
@@ -202,21 +218,43 @@ def slice_of(of: DatasetInfo | str, split: str) -> list[tuple[str, int, int]]:
     """
     info = _describe(of) if isinstance(of, str) else of
     counts = info.num_examples
-    infos = {b: tfds.core.SplitInfo(b, [n], 0, filename_template=None) for b, n in counts.items()}
     allowed = " and ".join(f"{base} ({n:,} examples)" for base, n in counts.items())
-    try:
-        parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(infos)
-    except (ValueError, NotImplementedError):
-        parts = []
-    ranges = [
-        (p.splitname, p.from_ or 0, counts[p.splitname] if p.to is None else p.to) for p in parts
-    ]
+    ranges = _plain_ranges(counts, split) or _ranges(counts, split)
     if not ranges or any(first >= end for _, first, end in ranges):
         raise UserError(
             f"{split!r} names no examples of {info.name}: it has {allowed}, which can be "
             "sliced as in 'train[:80%]', 'train[100:200]' or 'train+test'."
         )
     return ranges
+
+
+def _plain_ranges(counts: dict[str, int], split: str) -> list[tuple[str, int, int]]:
+    """The parts of a split such as "test" or "train[:55000]"; [] if it is anything else."""
+    ranges = []
+    for part in split.split("+"):
+        match = re.fullmatch(r"([\w-]+)(?:\[(?!:\])(\d*):(\d*)\])?", part, re.ASCII)
+        if not match or match[1] not in counts:
+            return []
+        count = counts[match[1]]
+        first, end = int(match[2] or 0), int(match[3] or count)
+        if not first < end <= count:
+            return []
+        ranges.append((match[1], first, end))
+    return ranges
+
+
+def _ranges(counts: dict[str, int], split: str) -> list[tuple[str, int, int]]:
+    """The parts of a split as tfds reads it; [] if it does not know it."""
+    import tensorflow_datasets as tfds  # Here, since it takes a moment to load.
+
+    infos = {b: tfds.core.SplitInfo(b, [n], 0, filename_template=None) for b, n in counts.items()}
+    try:
+        parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(infos)
+    except (ValueError, NotImplementedError):
+        return []
+    return [
+        (p.splitname, p.from_ or 0, counts[p.splitname] if p.to is None else p.to) for p in parts
+    ]
 
 
 def eval_name(config: ConfigDict) -> str:
@@ -229,14 +267,14 @@ def _load_sample(splits: list[str]) -> Dataset:
     info = _describe(SAMPLE)
     slices = [slice_of(info, split) for split in splits]
     whole = {}
-    for base, prefix in tfds_builders.MNIST.prefix.items():
+    for base, prefix in family.PREFIX.items():
         images = idx.read_images(idx.find(_SAMPLE_DIR, f"{prefix}-images-idx3-ubyte"))
         labels = idx.read_labels(idx.find(_SAMPLE_DIR, f"{prefix}-labels-idx1-ubyte"), 10)
         whole[base] = images, labels
     return Dataset(info, _cut(whole, slices))
 
 
-def _warn_of_gaps(info: DatasetInfo, whole: tfds_builders.Arrays) -> None:
+def _warn_of_gaps(info: DatasetInfo, whole: family.Arrays) -> None:
     """Tells of classes that one of the splits lacks."""
     for split, (_, labels) in sorted(whole.items()):
         lacking = sorted(set(range(len(info.class_names))) - set(labels.tolist()))
@@ -246,16 +284,22 @@ def _warn_of_gaps(info: DatasetInfo, whole: tfds_builders.Arrays) -> None:
             warn(f"WARNING: {split} of {info.name} has no examples of the {classes} {named}")
 
 
-def _cut(whole: tfds_builders.Arrays, slices: list[list[tuple[str, int, int]]]) -> list[Split]:
+def _cut(whole: family.Arrays, slices: list[list[tuple[str, int, int]]]) -> list[Split]:
+    """The splits of which `slices` tells; one that is a single part shares its memory."""
     cut = []
     for parts in slices:
         images = [whole[base][0][first:end] for base, first, end in parts]
         labels = [whole[base][1][first:end] for base, first, end in parts]
-        cut.append(Split(np.concatenate(images), np.concatenate(labels)))
+        if len(parts) == 1:
+            cut.append(Split(images[0], labels[0]))
+        else:
+            cut.append(Split(np.concatenate(images), np.concatenate(labels)))
     return cut
 
 
-def _download(name: str, builder: tfds_builders.Builder) -> None:
+def _download(name: str, builder: Any) -> None:
+    from jaxmnist.data import tfds_builders
+
     folder = builder.data_dir_root
     get_it = (
         "To get it without internet, put its archives into a folder SOURCE and run\n  jaxmnist "
@@ -275,6 +319,8 @@ def _download(name: str, builder: tfds_builders.Builder) -> None:
 
 def _reachable(url: str) -> bool:
     """Whether a server answers within NETWORK_SECONDS."""
+    import requests  # Here, since it takes a moment to load.
+
     answers = []
 
     def ask():

@@ -37,8 +37,9 @@ def put_on_device(
     labels: Integer[np.ndarray, " n"],
     layout: Layout,
 ) -> Examples:
-    """A split's arrays, moved to every device of the layout."""
-    return Examples(layout.put(images), layout.put(labels.astype(np.int32)))
+    """A split's arrays, which nobody changes any more, moved to every device of the layout."""
+    put = functools.partial(layout.put, may_share=True)
+    return Examples(put(images), put(labels.astype(np.int32)))
 
 
 class Data:
@@ -92,6 +93,7 @@ class ShuffledBatches:
         self._examples, self._key, self._batch_size = examples, key, batch_size
         self._layout = layout
         self._permutations: dict[int, Int[Array, "... n"]] = {}
+        self._epochs: list[int] = []
         self._order: Int[Array, "... m"] | None = None
         draw = functools.partial(_permutation, n=len(examples))
         self._permutation = layout.jit(draw, layout.state, in_axes=(0, None))
@@ -106,10 +108,15 @@ class ShuffledBatches:
         first = step * self._batch_size
         epoch, offset = divmod(first, len(self._examples))
         size = count * self._batch_size
-        epochs = range(epoch, epoch + 1 + math.ceil(size / len(self._examples)))
-        if list(self._permutations) != list(epochs):
-            self._permutations = {e: self._permutation_of(e) for e in epochs}
-            self._order = self._concatenate(*self._permutations.values())
+        # Only epochs that the batch needs are drawn, so a run's first step does not wait for the
+        # second: another one takes its place in the order.
+        last = (first + size - 1) // len(self._examples)
+        places = 1 + math.ceil(size / len(self._examples))
+        epochs = [min(e, last) for e in range(epoch, epoch + places)]
+        if self._epochs != epochs:
+            self._permutations = {e: self._permutation_of(e) for e in set(epochs)}
+            self._order = self._concatenate(*(self._permutations[e] for e in epochs))
+            self._epochs = epochs
         return self._take(count)(self._examples, self._order, self._layout.put(np.int32(offset)))
 
     def _permutation_of(self, epoch: int) -> Int[Array, "... n"]:

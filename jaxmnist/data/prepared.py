@@ -17,10 +17,9 @@ from jaxtyping import UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from jaxmnist.data import cache, tfds_builders
+from jaxmnist.data import cache, family, tfds_builders
 from jaxmnist.data.info import DatasetInfo
 from jaxmnist.errors import UserError
-from jaxmnist.files import local_path
 from jaxmnist.record.screen import Screen
 
 _NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?")
@@ -95,7 +94,7 @@ def _open(config: ConfigDict) -> tuple[Any, str, str]:
 def _folder(config: ConfigDict) -> Path:
     """The folder of the newest version, or of that which was named."""
     match = _NAME.fullmatch(config.dataset)
-    root = local_path(config.data_dir or tfds.core.constants.DATA_DIR, "data_dir")
+    root = family.root(config.data_dir)
     if not match:
         raise _unknown(config.dataset, root)
     name, variant, version = match.groups()
@@ -116,8 +115,8 @@ def _folder(config: ConfigDict) -> Path:
             f"dataset={config.dataset!r}: of the versions, {folder} has "
             f"{', '.join(each.name for each in there)}."
         )
-    family = {each.partition("/")[0] for each in tfds_builders.names()}
-    if name in family or name not in tfds.list_builders(with_community_datasets=False):
+    own = {each.partition("/")[0] for each in family.names()}
+    if name in own or name not in tfds.list_builders(with_community_datasets=False):
         raise _unknown(config.dataset, root)
     raise UserError(
         f"dataset={config.dataset!r}: it is not prepared in {root}. Where tfds and, for most, "
@@ -134,7 +133,7 @@ def _versions(folder: Path) -> list[Path]:
     found = [
         each
         for each in _inside(folder)
-        if _VERSION.fullmatch(each.name) and (each / tfds_builders.INFO).exists()
+        if _VERSION.fullmatch(each.name) and (each / family.INFO).exists()
     ]
     return sorted(found, key=lambda each: [int(part) for part in each.name.split(".")])
 
@@ -148,13 +147,13 @@ def _command(config: ConfigDict, root: str) -> str:
 
 
 def _unknown(name: str, root: Path) -> UserError:
-    family = [*tfds_builders.names(), "mnist_sample"]
-    known = [*family, *tfds.list_builders(with_community_datasets=False)]
+    own = [*family.names(), "mnist_sample"]
+    known = [*own, *tfds.list_builders(with_community_datasets=False)]
     near = difflib.get_close_matches(name, [*known, *(each.name for each in _inside(root))], n=1)
     hint = (
         f"did you mean {near[0]}?"
         if near
-        else f"it must be one of {', '.join(family)}, folder:PATH, or another of tfds's."
+        else f"it must be one of {', '.join(own)}, folder:PATH, or another of tfds's."
     )
     return UserError(
         f"dataset={name!r} is not allowed: tfds has none of that name, nor is one in {root}; {hint}"

@@ -12,7 +12,6 @@ import hashlib
 import io
 import os
 import shutil
-import string
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
@@ -27,14 +26,13 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.image_classification import mnist as catalogue
 from tensorflow_datasets.proto import tf_example_pb2
 
-from jaxmnist.data import cache, idx, png
+from jaxmnist.data import cache, family, idx, png
+from jaxmnist.data.family import INFO, Arrays
 from jaxmnist.errors import STDERR, UserError, first_line
-from jaxmnist.files import local_path, lock
+from jaxmnist.files import lock
 
 SPLITS = ("train", "test")
 KINDS = ("images-idx3", "labels-idx1")
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
-INFO = "dataset_info.json"  # tfds writes it last.
 
 
 class Builder(catalogue.MNIST, skip_registration=True):
@@ -51,10 +49,10 @@ class Builder(catalogue.MNIST, skip_registration=True):
     """
 
     arrays: Arrays | None = None
-    prefix = {"train": "train", "test": "t10k"}
-    num_examples = {"train": 60000, "test": 10000}
+    prefix = family.PREFIX
+    num_examples = family.num_examples("mnist")
     archived_examples: dict[str, int] = {}
-    class_names = list(string.digits)
+    class_names = family.class_names("mnist")
     content_sums: dict[str, str] = {}
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -157,15 +155,12 @@ class FashionMNIST(Builder, catalogue.FashionMNIST, skip_registration=True):
         "t10k-images-idx3": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "t10k-labels-idx1": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     }
-    class_names = [
-        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
-        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
-    ]
+    class_names = family.class_names("fashion_mnist")
 
 
 class KMNIST(Builder, catalogue.KMNIST, skip_registration=True):
     name = "kmnist"
-    class_names = ["o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"]
+    class_names = family.class_names("kmnist")
 
 
 class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
@@ -175,10 +170,10 @@ class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
         super().__init__(**kwargs)
         config = self.builder_config
         self.prefix = {split: f"emnist-{config.name}-{split}" for split in SPLITS}
-        self.num_examples = _emnist_examples(config)
+        self.num_examples = family.num_examples(f"emnist/{config.name}")
         if config.name == "letters":
             self.archived_examples = {"train": 124800, "test": 20800}
-        self.class_names = _EMNIST_CLASSES[config.name]
+        self.class_names = family.class_names(f"emnist/{config.name}")
 
     def urls(self) -> list[str]:
         return [self.URL]
@@ -197,56 +192,17 @@ class EMNIST(Builder, catalogue.EMNIST, skip_registration=True):
             shutil.rmtree(unpacked, ignore_errors=True)
 
 
-# As NIST's emnist-*-mapping.txt have them. Where a letter's two cases look alike, "merged"
-# variants have one class for both; "letters" has one for every letter, from 1, and tfds gives it
-# 37 classes, of which no example has the others.
-_MERGED = string.digits + string.ascii_uppercase + "abdefghnqrt"
-_EMNIST_CLASSES = {
-    "byclass": list(string.digits + string.ascii_uppercase + string.ascii_lowercase),
-    "bymerge": list(_MERGED),
-    "balanced": list(_MERGED),
-    "letters": ["unused 0"]
-    + [f"{upper}{upper.lower()}" for upper in string.ascii_uppercase]
-    + [f"unused {label}" for label in range(27, 37)],
-    "digits": list(string.digits),
-    "mnist": list(string.digits),
-}
-
-
-def _emnist_examples(config: catalogue.EMNISTConfig) -> dict[str, int]:
-    return {"train": config.train_examples, "test": config.test_examples}
-
-
 _CLASSES: dict[str, type[Builder]] = {c.name: c for c in (MNIST, FashionMNIST, KMNIST, EMNIST)}
-_EMNIST_CONFIGS = {f"emnist/{c.name}": c for c in EMNIST.BUILDER_CONFIGS}
-
-
-def names() -> list[str]:
-    """The datasets that there are builders for, tfds's way: "mnist", "emnist/letters"."""
-    return [name for name in _CLASSES if name != "emnist"] + list(_EMNIST_CONFIGS)
-
-
-def class_names(name: str) -> list[str]:
-    """What each class of a dataset in `names()` stands for; all differ."""
-    dataset, _, config = name.partition("/")
-    return _EMNIST_CLASSES[config] if config else _CLASSES[dataset].class_names
-
-
-def num_examples(name: str) -> dict[str, int]:
-    """How many examples each split of a dataset in `names()` has."""
-    config = _EMNIST_CONFIGS.get(name)
-    return _emnist_examples(config) if config else _CLASSES[name].num_examples
 
 
 def create(name: str, data_dir: str | None) -> Builder:
-    """The builder of a dataset in `names()`; `data_dir` None is tfds's default folder.
+    """The builder of one of `family.names()`; `data_dir` None is tfds's default folder.
 
     Raises:
       UserError: what lies in the folder cannot be read, or is damaged.
     """
+    root, folder = family.root(data_dir), family.folder(name, data_dir)
     name, _, config = name.partition("/")
-    root = local_path(data_dir or tfds.core.constants.DATA_DIR, "data_dir")
-    folder = root / name / config / str(_CLASSES[name].VERSION)
     try:
         return _CLASSES[name](data_dir=str(root), **({"config": config} if config else {}))
     except Exception as e:
@@ -326,7 +282,7 @@ def read(
 ) -> tuple[UInt8[np.ndarray, "n 28 28 1"], Int64[np.ndarray, " n"]]:
     """A whole prepared split, in tfds's order.
 
-    Decoding it takes seconds, so its arrays are kept in a file: see `_caches`.
+    Decoding it takes seconds, so its arrays are kept in a file: see `family.caches`.
 
     Raises:
       UserError: it is in a format that needs TensorFlow, or damaged.
@@ -349,9 +305,7 @@ def kept(
         if isinstance(builder, Builder):
             count = builder.num_examples[split]
         files = [folder / INFO, *map(Path, builder.info.splits[split].filepaths)]
-        stats = {path.name: path.stat() for path in files}
-        made_from = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
-        found = cache.kept(_caches(folder, split), made_from, decode)
+        found = cache.kept(family.caches(folder, split), cache.stats(files), decode)
         images, labels = found["images"], found["labels"]
     except UserError:
         raise
@@ -361,12 +315,6 @@ def kept(
         held = f"its {split} split has {len(labels)} examples, not {count}"
         raise damaged(builder.data_dir, held)
     return images, labels
-
-
-def _caches(folder: Path, split: str) -> list[Path]:
-    """Files for a split's arrays: beside the records, or else in the user's cache folder."""
-    folders = [folder, cache.own_folder(str(folder.absolute()))]
-    return [each / f"{split}.npz" for each in folders if each]
 
 
 def records(builder: Any, split: str, which: range | None = None) -> list[Any]:

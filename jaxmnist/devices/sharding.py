@@ -105,19 +105,22 @@ class Layout:
         """The opposite of `split`."""
         return trees[0] if self.num_runs == 1 else jax.tree.map(lambda *x: np.stack(x), *trees)
 
-    def put(self, tree: Any, sharding: NamedSharding | None = None) -> Any:
+    def put(
+        self, tree: Any, sharding: NamedSharding | None = None, *, may_share: bool = False
+    ) -> Any:
         """Arrays of the host, the same in each process, moved to the devices.
 
         Args:
           tree: the arrays.
           sharding: of all of them; by default `everywhere`.
+          may_share: whether a device may use the host's memory, which then nobody changes.
         """
-        to = sharding or self.everywhere
+        to, copied = sharding or self.everywhere, np.asarray if may_share else np.array
 
         def put(x):
             x = np.asarray(x)
             # Copied, since a CPU's JAX may use the host's memory, and a state's is given away.
-            return jax.make_array_from_callback(x.shape, to, lambda index: np.array(x[index]))
+            return jax.make_array_from_callback(x.shape, to, lambda index: copied(x[index]))
 
         # For a transfer guard only jax.device_put is explicit; this is asked for too.
         with jax.transfer_guard("allow"):

@@ -1,20 +1,25 @@
 """Checkpoints in a workdir: written without stalling the loop, checked when they are read."""
 
 import contextlib
+import functools
+import importlib
 import json
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import orbax.checkpoint as ocp
+from typing import TYPE_CHECKING, Any
 
 from jaxmnist.errors import UserError, first_line, warn
 from jaxmnist.record.network import describe_arrays, fingerprint, first_difference
 
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
+
 KEEP = 3
+_OPEN = "make it a folder that can be read and written"
 _SUMMED = ("params", "model_state")  # Parts of a tree that can be checked, and so read, alone.
 # What tensorstore says of the machine, not of the file.
 _OF_THE_MACHINE = re.compile(
@@ -31,20 +36,33 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder = folder
-        self._was_read_back = False
+        self._read_only, self._was_read_back = read_only, False
+        with self._explained("open", _OPEN):
+            if not read_only:
+                folder.mkdir(parents=True, exist_ok=True)
+            is_empty = folder.is_dir() and not any(folder.iterdir())
+        if not is_empty:
+            _ = self._manager
+
+    @functools.cached_property
+    def _manager(self) -> "ocp.CheckpointManager":
+        """orbax's; for a folder that is empty not before the first save.
+
+        To import orbax takes a third of a second, which no run waits for before its first step.
+        """
+        ocp = _orbax()
+
         # Process 0 alone writes and reads, so nobody waits for the others.
         alone = ocp.options.MultiprocessingOptions(
             primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
         )
-        with self._explained("open", "make it a folder that can be read and written"), _quiet():
-            if not read_only:
-                folder.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(
-                folder.absolute(),
+        with self._explained("open", _OPEN), _quiet():
+            return ocp.CheckpointManager(
+                self.folder.absolute(),
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=KEEP,
                     create=False,
-                    read_only=read_only,
+                    read_only=self._read_only,
                     multiprocessing_options=alone,
                 ),
                 item_handlers={
@@ -53,9 +71,13 @@ class Checkpoints:
                 },
             )
 
+    @property
+    def _is_open(self) -> bool:
+        return "_manager" in vars(self)
+
     def steps(self) -> list[int]:
         """The steps after which there is one."""
-        return list(self._manager.all_steps())
+        return list(self._manager.all_steps()) if self._is_open else []
 
     def save(self, step: int, tree: dict[str, Any]) -> None:
         """Starts to write NumPy arrays, of which nobody else changes the memory.
@@ -66,7 +88,9 @@ class Checkpoints:
           UserError: this one, or the one before, cannot be written or read back. Older ones are
             whole.
         """
-        if step in self._manager.all_steps():
+        ocp = _orbax()
+
+        if step in self.steps():
             return
         sums = {"sha256": fingerprint(tree)}
         sums |= {f"{part}_sha256": fingerprint(tree[part]) for part in _SUMMED if part in tree}
@@ -101,6 +125,8 @@ class Checkpoints:
           Damaged: its files are not what was written.
           UserError: they cannot be read, or hold a tree of other names, shapes or types.
         """
+        ocp = _orbax()
+
         folder = self.folder / str(step)
         with _quiet(), _read_errors_explained(folder):
             there = describe_arrays(self._manager.item_metadata(step)["state"])
@@ -146,14 +172,17 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns once everything is on disk; raises UserError if something could not be."""
+        if not self._is_open:
+            return
         with self._explained("write"):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
     def close(self) -> None:
         """Releases the threads; a write that is under way is finished."""
-        with contextlib.suppress(Exception):  # Told of by `wait`, or by what made us stop.
-            self._manager.close()
+        if self._is_open:
+            with contextlib.suppress(Exception):  # Told of by `wait`, or by what made us stop.
+                self._manager.close()
 
     @contextlib.contextmanager
     def _explained(self, verb: str, todo: str = "make room") -> Iterator[None]:
@@ -164,6 +193,26 @@ class Checkpoints:
                 f"cannot {verb} checkpoints in {self.folder} ({_reason(e)}): {todo}, or choose "
                 "another workdir; what was there before is whole."
             ) from e
+
+
+def import_in_background() -> None:
+    """Has a thread import orbax, so that the first save does not wait for it."""
+    _thread_that_imports()
+
+
+@functools.cache
+def _thread_that_imports() -> threading.Thread:
+    thread = threading.Thread(
+        target=importlib.import_module, args=("orbax.checkpoint",), daemon=True
+    )
+    thread.start()
+    return thread
+
+
+def _orbax() -> Any:
+    if _thread_that_imports.cache_info().currsize:
+        _thread_that_imports().join()
+    return importlib.import_module("orbax.checkpoint")
 
 
 def restore(
@@ -216,7 +265,9 @@ def restore(
     )
 
 
-def _composite(**args: Any) -> ocp.args.Composite:
+def _composite(**args: Any) -> "ocp.args.Composite":
+    ocp = _orbax()
+
     return ocp.args.Composite(**args)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxmnist.data import datasets
-from jaxmnist.devices import distributed, machine
+from jaxmnist.devices import distributed, machine, tuning
 from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
 from jaxmnist.files import write_json
@@ -120,7 +120,10 @@ class Journal:
         for run in self.runs:
             run.workdir.check(run.config)
             run.workdir.check_data(info)
-        shapes = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.saved_part())
+        # Arrays of the right shapes and types, which take no memory.
+        shapes = jax.tree.map(
+            lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), state.saved_part()
+        )
         network = describe_network(state.model, info.image_shape, tuple(self.runs[0].config))
         self._checkpoints = [Checkpoints(run.workdir.checkpoints) for run in self.runs]
         found, damaged = checkpoints.restore(self._checkpoints, self.layout.split(shapes)[0])
@@ -216,6 +219,8 @@ class Journal:
         if not self.has_trained:
             jax.block_until_ready(metrics)
             self.seconds["first_step"] = machine.process_seconds() - self._session.since
+            if self._checkpoints:
+                checkpoints.import_in_background()
 
     def fetch_metrics(self) -> dict[str, np.ndarray]:
         """Fetches the metrics that were added since last time, which waits for their steps.
@@ -306,6 +311,7 @@ class Journal:
     def _save(
         self, to: Sequence[Checkpoints], step: int, state: "TrainState", which: Sequence[bool] = ()
     ) -> None:
+        tuning.give_back_freed_memory()  # For the copies: the last steps and evaluation need none.
         fetched = fetch(state.saved_part())
         _check_state(step, fetched)
         if to:

@@ -58,3 +58,16 @@ def test_without_a_home_there_is_no_folder(tmp_path, monkeypatch):
     assert one.parent == other.parent == tmp_path / "data"
     monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: "~/.cache")
     assert cache.own_folder("one") is None
+
+
+def test_what_was_made_from_files_is_unchanged_as_long_as_they_are(tmp_path, make):
+    path, sources = tmp_path / "arrays.npz", [tmp_path / "a", tmp_path / "list"]
+    for source in sources:
+        source.write_text(source.name)
+    cache.kept([path], cache.stats(sources), make)
+    for needed, is_there in (("list", True), ("other", False)):
+        assert (cache.unchanged([path], tmp_path, needed) is not None) == is_there
+    sources[0].write_text("longer")
+    assert cache.unchanged([path], tmp_path, "list") is None
+    assert cache.unchanged([tmp_path / "none.npz"], tmp_path, "list") is None
+    assert make.calls == 1

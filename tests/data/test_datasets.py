@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import shutil
 import threading
 import time
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import requests
 
-from jaxmnist.data import datasets, pictures, tfds_builders
+from jaxmnist.config import get_config
+from jaxmnist.data import datasets, family, pictures, tfds_builders
 from jaxmnist.errors import UserError
 from tests.conftest import SAMPLE_DIR
 
@@ -40,11 +42,9 @@ def server(tmp_path):
 @pytest.fixture
 def small_counts(monkeypatch):
     """MNIST and EMNIST with as many examples as the sample."""
-    counts = {"train": 4000, "test": 1000}
-    monkeypatch.setattr(tfds_builders.MNIST, "num_examples", counts)
-    config = next(c for c in tfds_builders.EMNIST.BUILDER_CONFIGS if c.name == "digits")
-    monkeypatch.setattr(config, "train_examples", 4000)
-    monkeypatch.setattr(config, "test_examples", 1000)
+    for name in ("mnist", "emnist/digits"):
+        for split, count in (("train", 4000), ("test", 1000)):
+            monkeypatch.setitem(family.num_examples(name), split, count)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,29 @@ def small_counts(monkeypatch):
 )
 def test_split_syntax(split, expected):
     assert datasets.slice_of("mnist", split) == expected
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        *("train", "test[:]", "train[5:]", "train[:60000]", "train+test", "test[1:2]+train[3:4]"),
+        *("train[:0]", "train[7:7]", "train[:60001]", "train[-5:]", "train[:1%]", "all", "", "+"),
+        *("Train", "train[", "train [:5]", "train[٣:]", "validation", "train[5:3]", "train[1_0:]"),
+    ],
+)
+def test_what_is_plain_is_read_as_tfds_does(split):
+    counts = datasets.describe(get_config()).num_examples
+    plain, theirs = datasets._plain_ranges(counts, split), datasets._ranges(counts, split)
+    assert plain in ([], theirs)
+    assert plain or not re.fullmatch(r"(train|test)(\[[0-9]:\])?", split)
+
+
+def test_a_split_shares_the_memory_of_the_whole():
+    """60,000 images are 47 MB."""
+    whole = {"train": (np.zeros((6, 28, 28, 1), np.uint8), np.arange(6))}
+    (split,) = datasets._cut(whole, [[("train", 2, 6)]])
+    assert np.shares_memory(split.images, whole["train"][0])
+    assert split.labels.tolist() == [2, 3, 4, 5]
 
 
 def test_the_sample():
@@ -78,12 +101,7 @@ def test_the_sample():
 @pytest.fixture
 def empty_default_dir(monkeypatch, tmp_path):
     """tfds's own folder, which holds nothing."""
-    create = tfds_builders.create
-    monkeypatch.setattr(
-        tfds_builders,
-        "create",
-        lambda name, data_dir: create(name, data_dir or str(tmp_path / "own")),
-    )
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "own"))
 
 
 def test_the_sample_stands_in_for_mnist_with_a_warning(no_network, empty_default_dir, capsys):

@@ -41,6 +41,16 @@ def test_any_step_can_be_asked_for(examples, layout, key):
     assert list(other(0)["label"]) != list(in_turn[0])
 
 
+def test_an_epoch_is_drawn_when_a_batch_reaches_into_it(examples, layout, key, monkeypatch):
+    """So the first step waits for one sort of all examples, not for two."""
+    batches = ShuffledBatches(examples, key, 10, layout)
+    draw, drawn = batches._permutation_of, []
+    monkeypatch.setattr(batches, "_permutation_of", lambda e: drawn.append(e) or draw(e))
+    for step, epochs in ((0, {0}), (9, {0}), (10, {0, 1}), (11, {0, 1}), (20, {0, 1, 2})):
+        batches(step)
+        assert set(drawn) == epochs
+
+
 @pytest.mark.parametrize(("first", "count"), [(0, 2), (7, 5), (4, 40)])
 def test_stacked_batches_are_those_of_the_steps(examples, layout, key, first, count):
     """Also over several epochs at once, and when stacked and single ones alternate."""

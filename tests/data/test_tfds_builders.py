@@ -17,7 +17,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxmnist.data import idx, png, tfds_builders
+from jaxmnist.data import family, idx, png, tfds_builders
 from jaxmnist.errors import UserError
 from tests.conftest import SAMPLE_DIR
 
@@ -217,7 +217,7 @@ def test_no_folder_is_left_in_the_temporary_one(small_mnist, archives, tmp_path,
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    for name in tfds_builders.names():
+    for name in family.names():
         tfds_builders.create(name, str(tmp_path / "data"))
     tfds_builders.prepare(tfds_builders.create("mnist", str(tmp_path / "data")), archives)
     tfds_builders.read(tfds_builders.create("mnist", str(tmp_path / "data")), "test")
@@ -429,7 +429,7 @@ def test_images_of_another_kind_are_damage(small_mnist, archives, tmp_path, monk
 
 
 def test_the_family_keeps_tfdss_names_and_urls():
-    for name in tfds_builders.names():
+    for name in family.names():
         builder = tfds_builders.create(name, None)
         theirs = tfds.image_classification
         stock = {
@@ -440,12 +440,12 @@ def test_the_family_keeps_tfdss_names_and_urls():
         }[builder.name]
         assert builder.version == stock.VERSION
         assert set(builder.urls()) == set(stock.url_infos)
-        names, label = tfds_builders.class_names(name), builder.info.features["label"]
+        names, label = family.class_names(name), builder.info.features["label"]
         assert len(names) == len(set(names)) == label.num_classes >= 10
         assert names == builder.class_names
         if builder.name != "emnist":
             assert names == label.names
-        assert tfds_builders.num_examples(name) == builder.num_examples
+        assert family.num_examples(name) == builder.num_examples
     assert "tensorflow" not in sys.modules
 
 

@@ -1,6 +1,9 @@
 """What is recorded of the machine: its device, its processor, versions and options."""
 
 import os
+import subprocess
+import sys
+import time
 
 import jax
 
@@ -38,3 +41,11 @@ def test_options_that_change_numbers_are_recorded(monkeypatch):
             "jax_enable_x64": True,
             "XLA_FLAGS": "--xla_cpu_enable_fast_math=true",
         }
+
+
+def test_a_process_is_no_older_than_it_is():
+    """Nor than its parent's question, but for the kernel's tick."""
+    program = "from jaxmnist.devices import machine; print(machine.process_seconds())"
+    start = time.monotonic()
+    told = float(subprocess.check_output([sys.executable, "-c", program]))
+    assert 0 < told < time.monotonic() - start + 0.05

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -37,6 +39,25 @@ def checkpoints(tmp_path):
     opened = Checkpoints(tmp_path / "checkpoints")
     yield opened
     opened.close()
+
+
+def test_orbax_is_imported_for_what_is_there_or_to_save(checkpoints, target, tmp_path):
+    """A new run's first step does not wait for it."""
+    program = """
+import sys
+from pathlib import Path
+from jaxmnist.record import checkpoints
+found = checkpoints.Checkpoints(Path(sys.argv[1]))
+print(found.steps(), "orbax" in sys.modules)
+found.wait()
+found.close()
+"""
+    for folder, said in ((tmp_path / "new", "[] False"), (checkpoints.folder, "[4] True")):
+        if "4" in said:
+            checkpoints.save(4, target)
+            checkpoints.wait()
+        command = [sys.executable, "-c", program, str(folder)]
+        assert subprocess.check_output(command, text=True).strip() == said
 
 
 def host(state):
