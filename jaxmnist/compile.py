@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from jaxmnist.augment import Augment, create_augment
 from jaxmnist.data.info import DatasetInfo
 from jaxmnist.devices import tuning
-from jaxmnist.devices.cpu_layers import fastest_conv_pool
+from jaxmnist.devices.cpu_layers import fastest_functions
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.models import create_model
 from jaxmnist.optimizers import Optimizer, create_optimizer
@@ -24,7 +24,8 @@ from jaxmnist.train_step import TrainState, eval_step, init_state, split_seed, t
 
 def compiled_steps(config: ConfigDict, info: DatasetInfo, layout: Layout) -> "CompiledSteps":
     """The steps of a config; equal configs share them."""
-    model = create_model(config, len(info.class_names), fastest_conv_pool(layout))
+    functions = fastest_functions(layout, config)
+    model = create_model(config, len(info.class_names), functions)
     augment = create_augment(config.augment)
     what = model, create_optimizer(config), info.image_shape, augment, config.label_smoothing
     return _compiled_steps(*what, layout)
@@ -63,10 +64,11 @@ class CompiledSteps:
             init,
             layout.state,
             # It runs once: optimized, it takes a second longer to compile, for the same bits.
-            compiler_options={"xla_backend_optimization_level": 0},
+            compiler_options=tuning.options_to_compile_fast(),
         )
         shapes = jax.eval_shape(self._init, _put(range(layout.num_runs), layout))
         self.state: TrainState = jax.tree.map(self._of_state, shapes)
+        self._options = tuning.compiler_options(getattr(shapes.model, "dtype", None))
         self._programs: dict[tuple[int, ...], Callable] = {}
 
     def init(self, seeds: Sequence[int]) -> TrainState:
@@ -92,7 +94,7 @@ class CompiledSteps:
                 functools.partial(jax.lax.scan, train_step) if stacked else train_step,
                 (layout.state, layout.everywhere),
                 donate_argnums=0,
-                compiler_options=tuning.compiler_options(),
+                compiler_options=self._options,
             )
             batch = _batch(shapes, sharding)
             self._programs[batch_size, count] = _compile(step, self.state, batch)
@@ -107,7 +109,7 @@ class CompiledSteps:
                 eval_step,
                 (layout.everywhere, layout.batches()),
                 in_axes=(0, None),
-                compiler_options=tuning.compiler_options(),
+                compiler_options=self._options,
             )
             batch = _batch(shapes, layout.batch())
             self._programs[(batch_size,)] = _compile(step, self.state, batch)
@@ -116,7 +118,11 @@ class CompiledSteps:
 
 def _compile(step: jax.stages.Wrapped, *shapes: Any) -> Callable:
     """The executable; with JAX_DISABLE_JIT, which forbids to call one, the function itself."""
-    return step if jax.config.values["jax_disable_jit"] else step.lower(*shapes).compile()
+    if jax.config.values["jax_disable_jit"]:
+        return step
+    compiled = step.lower(*shapes).compile()
+    tuning.give_back_freed_memory()  # The compiler's.
+    return compiled
 
 
 def _batch(shapes: dict[str, tuple[int, ...]], sharding: NamedSharding) -> dict[str, Any]:

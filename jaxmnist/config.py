@@ -113,7 +113,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "dtype": Field(
             "float32",
-            "number format of the layers' matrix products; bfloat16 is for accelerators",
+            "number format of the layers' matrix products; bfloat16 is for accelerators and CPUs "
+            "with AMX",
             *_one_of("float32", "bfloat16"),
         ),
     },

@@ -1,7 +1,7 @@
 """The paper's convolutional network and its variants, a Flax linen module."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -37,7 +37,8 @@ def conv_pool(
     """relu(max_pool(normalize(conv(x) + bias))), with SAME padding, computed in `dtype`.
 
     On a CPU, compile.py puts that of devices/cpu_layers.py in its place, which has the same values
-    in a faster form: what is changed here has to be changed there too.
+    in a faster form, or in bfloat16 that of devices/bfloat16_layers.py: what is changed here has to
+    be changed there too.
     """
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=dtype)
     layout = ("NHWC", "HWIO", "NHWC")
@@ -98,6 +99,8 @@ class CNN(nn.Module):
       dtype: the type of the layers' products, such as jnp.bfloat16; None: the inputs' and
         parameters'.
       conv_pool: the function of its `ConvPool` layers.
+      dot_general: the function of its hidden layer's product, in a type of its own; None: Flax's,
+        in `dtype`.
       batch_norm: whether these normalize.
     """
 
@@ -109,6 +112,7 @@ class CNN(nn.Module):
     dtype: DTypeLike | None = None
     conv_pool: Callable[..., Array] = conv_pool
     batch_norm: bool = False
+    dot_general: Callable[..., Array] | None = None
 
     @nn.compact
     def __call__(
@@ -120,28 +124,51 @@ class CNN(nn.Module):
             kind = (features, self.kernel_size, self.dtype, self.conv_pool, self.batch_norm)
             x = ConvPool(*kind, name=f"Conv_{i}")(x, train=train)
         x = x.reshape(x.shape[0], -1)  # Not len(x): an export has a batch of any size.
-        x = nn.relu(nn.Dense(self.hidden, kernel_init=init, dtype=self.dtype)(x))
+        # A function of its own rounds within, so that the gradients of parameters stay float32.
+        dtype = jnp.float32 if self.dot_general else self.dtype
+        hidden = nn.Dense(self.hidden, dtype=dtype, kernel_init=init, dot_general=self.dot_general)
+        x = nn.relu(hidden(x))
         x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
         dtype = None if self.dtype is None else jnp.float32
         return nn.Dense(self.num_classes, kernel_init=init, dtype=dtype)(x)
 
 
-def create_model(
-    config: ConfigDict, num_classes: int = 10, function: Callable[..., Array] = conv_pool
-) -> nn.Module:
-    """The network that a config trains, with `function` for its `ConvPool` layers.
+class Functions(NamedTuple):
+    """What the layers of a network are computed with, other than the plain layers.
 
-    A network of one's own gets these three too, where it has fields of their names. Raises
-    UserError as own_model.create.
+    Attributes:
+      conv_pool: the function of its `ConvPool` layers.
+      dot_general: that of its hidden layer's product; None: Flax's.
+      dtype: "float32" or "bfloat16"; None: the config's.
     """
-    dtype = None if config.dtype == "float32" else config.dtype
-    given: dict[str, Any] = {"num_classes": num_classes, "dtype": dtype, "conv_pool": function}
+
+    conv_pool: Callable[..., Array] = conv_pool
+    dot_general: Callable[..., Array] | None = None
+    dtype: str | None = None
+
+
+def create_model(
+    config: ConfigDict, num_classes: int = 10, functions: Functions | None = None
+) -> nn.Module:
+    """The network that a config trains.
+
+    A network of one's own gets `given` too, where it has fields of their names. Raises UserError as
+    own_model.create.
+    """
+    functions = functions or Functions()
+    dtype = functions.dtype or config.dtype
+    given: dict[str, Any] = {
+        "num_classes": num_classes,
+        "dtype": None if dtype == "float32" else dtype,
+        "conv_pool": functions.conv_pool,
+    }
     if config.model:
         from jaxmnist import own_model  # Here, since most networks need none of it.
 
         return own_model.create(config.model, **given)
     fields = ("features", "kernel_size", "hidden", "dropout_rate", "batch_norm")
-    return CNN(**{field: config[field] for field in fields}, **given)
+    own = {field: config[field] for field in fields}
+    return CNN(**own, **given, dot_general=functions.dot_general)
 
 
 def num_parameters(params) -> int:

@@ -125,18 +125,18 @@ def test_a_run_prints_plain_lines_that_end_with_the_result(uninterrupted):
 def test_killed_and_stopped_runs_resume_bit_for_bit(command, here, uninterrupted, tmp_path, capsys):
     """SIGKILL before the first checkpoint, around one, long after one and at random; signals."""
     stops = [
-        *((10, 0.0, signal.SIGKILL), (30, 0.0, signal.SIGTERM), (70, 0.0, signal.SIGINT)),
-        *((80, 0.0, signal.SIGKILL), (110, 0.1, signal.SIGKILL)),
-        (120, random.uniform(0, 0.4), signal.SIGKILL),
+        *((10, signal.SIGKILL), (30, signal.SIGTERM), (70, signal.SIGINT), (80, signal.SIGKILL)),
+        *((110, signal.SIGKILL), (10 * random.randint(12, 15), signal.SIGKILL)),
     ]
     at = ""
-    for step, delay, signum in stops:
+    for step, signum in stops:
         before = max((r["step"] for r in records(tmp_path)), default=0)
         run = command("main", workdir=tmp_path, **RUN)
         wait_for_step(run, tmp_path, max(step, before + 10))  # Which the one before had not.
-        time.sleep(delay)
         run.kill(signum)
         status = run.wait()
+        if step >= 110 and status == 0:
+            break  # On a busy machine the run was at its end before the signal came.
         assert not (tmp_path / "results.json").exists()
         assert f"resuming from step {at}" in run.out or not at
         at = ""

@@ -1,14 +1,14 @@
 """Convolution, pooling and ReLU as matrix products: the same function, faster on a CPU.
 
-Values and gradients are those of nn.Conv, MaxPool and nn.relu, to rounding: where maxima of a
-window are equal but for that, as in the black part of a digit, any of them gets the gradient. Of
-what is not finite the outputs are NaN, of a whole example or feature where the plain layers' are
+Values and gradients are those of nn.Conv, MaxPool and nn.relu, to float32's rounding: where maxima
+of a window are equal but for that, as in the black part of a digit, any of them gets the gradient.
+Of what is not finite the outputs are NaN, of a whole example or feature where the plain layers' are
 in a part of it.
 Inside, height and width come before batch and channels, so that every product is one of plain
 matrices.
 """
 
-from collections.abc import Callable
+import itertools
 
 import flax.linen as nn
 import jax
@@ -16,23 +16,34 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from jaxmnist import models
+from jaxmnist.devices import bfloat16_layers, machine
 from jaxmnist.devices.sharding import Layout, PerExample
 
 _SIZES = (3, 5, 7)  # Kernels of other sizes are slower here, or take minutes to compile.
 
 
-def fastest_conv_pool(layout: Layout) -> Callable[..., Array]:
-    """The function for `models.ConvPool` that is fastest on a layout's devices.
+def fastest_functions(layout: Layout, config: ConfigDict | None = None) -> models.Functions:
+    """What a config's network is computed with to be fastest on a layout's devices.
 
-    Accelerators have units for convolutions; a CPU is faster with the same in another form.
+    Accelerators have units for convolutions. A CPU is faster with the same in another form; in
+    bfloat16 only where the products reach units for it, and else all is computed in float32.
     """
     if jax.default_backend() != "cpu":
-        return models.conv_pool
-    if layout.mesh.size == 1:
-        return conv_pool
-    return PerExample(conv_pool, models.conv_pool, layout.mesh)
+        return models.Functions()
+    if layout.mesh.size > 1:
+        function = PerExample(conv_pool, models.conv_pool, layout.mesh)
+        return models.Functions(function, dtype="float32")
+    if config is not None and layout.num_runs == 1 and _suits_bfloat16(config):
+        return models.Functions(conv_pool, bfloat16_layers.dot_general)
+    return models.Functions(conv_pool, dtype="float32")
+
+
+def _suits_bfloat16(config: ConfigDict) -> bool:
+    is_known = not config.model and config.kernel_size in _SIZES
+    return config.dtype == "bfloat16" and is_known and machine.has_bfloat16_units()
 
 
 def is_used(model: nn.Module) -> bool:
@@ -52,20 +63,19 @@ def conv_pool(
     dtype: DTypeLike | None = None,
     normalize: models.Normalize | None = None,
 ) -> Float[Array, "batch height//2 width//2 features"]:
-    """models.conv_pool in another form, computed in the inputs' and parameters' type.
-
-    `dtype` is not heeded: on a CPU bfloat16 is slower here.
-    """
+    """models.conv_pool in another form; with a `dtype` of bfloat16 in that of bfloat16_layers."""
     if len(kernel) not in _SIZES:
         return models.conv_pool(x, kernel, bias, dtype, normalize)
+    is_even = not (x.shape[1] % 2 or x.shape[2] % 2)
+    is_rounded = dtype is not None and jnp.dtype(dtype) == jnp.bfloat16
+    if is_rounded and (is_even or not normalize):  # What pooling drops, if odd, counts.
+        return bfloat16_layers.conv_pool(x, kernel, bias, normalize)
     x, bias = x.transpose(1, 2, 0, 3), bias.reshape(1, 1, 1, -1)
-    height, width = x.shape[:2]
     if normalize:  # The bias comes before it, and what pooling drops counts too.
 
         def shifted(y: Array) -> Array:
             return normalize(y + bias.reshape((1,) * (y.ndim - 1) + (-1,)))
 
-        is_even = not (height % 2 or width % 2)
         pool = _patches_pool if x.shape[3] < 8 and is_even else _fourier_pool
         y = jax.nn.relu(pool(x, kernel, shifted))
     elif x.shape[3] < 8:
@@ -116,23 +126,72 @@ def _fourier_pool(
     normalize: models.Normalize | None = None,
 ) -> Float[Array, "height//2 width//2 batch features"]:
     """A product for each frequency (the convolution theorem): a thirteenth of the arithmetic."""
-    height, width, batch, channels = x.shape
-    rows, columns = height // 2, width // 2
+    if normalize:
+        return _max_of_pairs(_in_pairs(normalize(_fourier_conv(x, kernel))), 1, 2)
+    return _fourier_max(x, kernel)
+
+
+# Such a product is so small that XLA gives it one core. Several parts of the batch are computed
+# at once instead, and the frequencies in groups, so that what lies between stays in the cache.
+# What is best with the gradient is not what is best without.
+@jax.custom_vjp
+def _fourier_max(
+    x: Float[Array, "height width batch channels"], kernel: Float[Array, "k k channels features"]
+) -> Float[Array, "height//2 width//2 batch features"]:
+    return _fourier_max_of_parts(x, kernel, 10, 1)
+
+
+def _fourier_max_of_parts(x: Array, kernel: Array, num_parts: int, num_groups: int) -> Array:
+    parts = [x[:, :, part] for part in _slices(x.shape[2], num_parts)]
+    pooled = [_in_pairs(y).max((1, 3)) for y in _fourier_convs(parts, kernel, num_groups)]
+    return jnp.concatenate(pooled, 2)
+
+
+_fourier_max.defvjp(
+    lambda x, kernel: jax.vjp(lambda x, kernel: _fourier_max_of_parts(x, kernel, 2, 4), x, kernel),
+    lambda pull_back, gradient: pull_back(gradient),
+)
+
+
+def _slices(size: int, most: int) -> list[slice]:
+    """At most so many slices of about the same length."""
+    ends = np.linspace(0, size, min(size, most) + 1).astype(int).tolist()
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
+
+
+def _fourier_conv(x: Array, kernel: Array) -> Float[Array, "height width batch features"]:
+    return _fourier_convs([x], kernel, 1)[0]
+
+
+def _fourier_convs(parts: list[Array], kernel: Array, num_groups: int) -> list[Array]:
+    """The convolutions of parts of a batch, the vertical frequencies in groups."""
+    height, width, _, channels = parts[0].shape
     image_h, image_w, kernel_hw, back_w, back_h = (
-        jnp.asarray(matrix, x.dtype) for matrix in _fourier(height, width, len(kernel))
+        jnp.asarray(matrix, kernel.dtype) for matrix in _fourier(height, width, len(kernel))
     )
-    n = len(image_w)
+    n, features = len(image_w), kernel.shape[3]
+    groups = _slices(n, num_groups)
+    kernel = (kernel_hw @ kernel.reshape(kernel_hw.shape[1], -1)).reshape(n, -1)
+    kernels = [kernel[group].reshape(-1, channels, features) for group in groups]
+    convolved = []
+    for part in parts:
+        batch, groups_of_y = part.shape[2], []
+        x = (image_h @ part.reshape(height, -1)).reshape(n, 2 * width, -1)
+        for group, weights in zip(groups, kernels, strict=True):
+            frequencies = (image_w[group] @ x[group]).reshape(-1, batch, channels)
+            products = (frequencies @ weights).reshape(-1, back_w.shape[2], batch * features)
+            groups_of_y.append(back_w[group] @ products)
+        y = back_h @ jnp.concatenate(groups_of_y).reshape(2 * n, -1)
+        convolved.append(y.reshape(height, width, batch, features))
+    return convolved
 
-    x = (image_h @ x.reshape(height, -1)).reshape(n, 2 * width, -1)
-    x = (image_w @ x).reshape(-1, batch, channels)
-    kernel = (kernel_hw @ kernel.reshape(kernel_hw.shape[1], -1)).reshape(len(x), channels, -1)
-    y = (x @ kernel).reshape(n, back_w.shape[2], -1)
-    y = back_h @ (back_w @ y).reshape(2 * n, -1)
 
-    y = y.reshape(height, width, batch, -1)
-    y = (normalize(y) if normalize else y)[: 2 * rows, : 2 * columns]
-    y = y.reshape(rows, 2, columns, 2, batch, -1)
-    return _max_of_pairs(y, 1, 2) if normalize else y.max((1, 3))
+def _in_pairs(
+    y: Float[Array, "height width batch features"],
+) -> Float[Array, "height//2 2 width//2 2 batch features"]:
+    """Rows and columns two by two; an odd last one is dropped."""
+    rows, columns = y.shape[0] // 2, y.shape[1] // 2
+    return y[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, *y.shape[2:])
 
 
 def _max_of_pairs(x: Array, *axes: int) -> Array:

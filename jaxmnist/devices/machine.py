@@ -53,6 +53,15 @@ def options() -> dict[str, bool | int | str | None]:
     }
 
 
+def has_bfloat16_units() -> bool:
+    """Whether the processor multiplies matrices in bfloat16 by itself, as Intel's AMX does.
+
+    AVX512-BF16 alone is not counted. At best it doubles the rate of a product; the convolution
+    theorem, by which float32 is computed, saves more. That was not measured.
+    """
+    return "amx_bf16" in (cpuinfo("flags") or "").split()
+
+
 def num_threads() -> int:
     """The number of threads that XLA's CPU backend computes on."""
     if hasattr(os, "sched_getaffinity"):
@@ -81,7 +90,12 @@ def command_line() -> str | None:
 
 def process_seconds() -> float:
     """Seconds since this process was started."""
-    return time.time() - psutil.Process().create_time()
+    try:  # psutil knows when Linux was started only to the second, and by a clock that is set.
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+        started = int(fields.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    except (OSError, AttributeError):
+        return time.time() - psutil.Process().create_time()
 
 
 def peak_memory_bytes() -> int | None:

@@ -41,7 +41,8 @@ def describe_network(
     variables = dict(_shapes(model, image_shape))
     described = {"params": describe_arrays(variables.pop("params", {}))}
     described |= {"model_state": describe_arrays(variables)} if variables else {}
-    left_out = ("parent", "name", "conv_pool", *left_out)  # conv_pool is how it is computed.
+    # How it is computed is no part of what it is.
+    left_out = ("parent", "name", "conv_pool", "dot_general", *left_out)
     names = (field.name for field in dataclasses.fields(model) if field.name not in left_out)
     fields = {name: getattr(model, name) for name in names}
     network = {"fields": fields, **described}

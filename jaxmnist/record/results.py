@@ -34,8 +34,9 @@ def introduction(
     layers = layer_table(model, dataset.info.image_shape)
     shapes = [f"{x.name} {'x'.join(map(str, x.shape))}" for x in layers if x.parameters]
     warmup = f" after {config.warmup_steps:,} steps of warm-up" if config.warmup_steps else ""
-    is_fast = cpu_layers.is_used(model)
-    form = "convolutions as matrix products" if is_fast else "plain layers"
+    form = "convolutions as matrix products" if cpu_layers.is_used(model) else "plain layers"
+    dtype = str(np.dtype(getattr(model, "dtype", None) or np.float32))
+    form += f" in {dtype}" if dtype != "float32" else ""
     recipe = f", augmented by {config.augment}" if config.augment else ""
     if config.ema_decay:
         recipe += f"; evaluated with the parameters' average ({config.ema_decay:g})"
@@ -50,6 +51,18 @@ def introduction(
         f"learning rate {config.learning_rate:g}, {config.schedule}{warmup}, {seeds}{recipe}",
         f"device: {found['count']} {found['kind']}{within} ({found['processor']}, "
         f"{found['threads']} threads); compiled in {compile_seconds:.1f} s",
+        *_not_as_asked(config, model),
+    ]
+
+
+def _not_as_asked(config: ConfigDict, model: nn.Module) -> list[str]:
+    if jax.default_backend() != "cpu" or config.dtype != "bfloat16":
+        return []
+    if getattr(model, "dtype", "") is not None:  # As asked, or a network without that field.
+        return []
+    return [
+        "dtype=bfloat16: all is computed in float32. On a CPU bfloat16 takes Intel's AMX, one "
+        "device, one seed at a time, kernels of 3, 5 or 7 and no network of your own."
     ]
 
 

@@ -108,7 +108,7 @@ class Model:
             x = to_float(images) if images.dtype == np.uint8 else images
             return state.apply_fn(variables, x, train=False)
 
-        options = tuning.compiler_options()
+        options = tuning.compiler_options(getattr(state.model, "dtype", None))
         self._apply = jax.jit(apply, out_shardings=layout.everywhere, compiler_options=options)
 
     @property

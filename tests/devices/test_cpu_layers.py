@@ -149,3 +149,18 @@ def test_the_whole_network_has_the_plain_one_s_gradients(dtype, tolerance, key):
             step(params, model, images, labels) for model in (CNN(conv_pool=conv_pool), CNN())
         )
         assert_close(fast, expected, tolerance)
+
+
+def test_values_without_a_gradient_are_those_of_the_plain_layers():
+    """They are computed in other parts of the batch, of which the last may be larger."""
+    for batch in (1, 7, 23):
+        args = inputs((batch, 14, 14, 32), 5, 64, "float32")
+        found, expected = (jax.jit(f)(*args) for f in (conv_pool, models.conv_pool))
+        assert_close(found, expected, 1e-5)
+
+
+def test_float32_that_is_asked_for_is_not_rounded():
+    args = [jnp.asarray(x) for x in inputs((3, 14, 14, 32), 5, 64, "float32")]
+    expected = models.conv_pool(*args)
+    assert_close(conv_pool(*args, "float32"), expected, 1e-5)
+    assert np.abs(conv_pool(*args, "bfloat16") - expected).max() > 1e-3

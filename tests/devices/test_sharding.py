@@ -17,7 +17,7 @@ from jaxmnist.compile import CompiledSteps, data_keys
 from jaxmnist.config import get_config
 from jaxmnist.data.input_pipeline import Data, OrderedBatches, ShuffledBatches
 from jaxmnist.devices import tuning
-from jaxmnist.devices.cpu_layers import fastest_conv_pool
+from jaxmnist.devices.cpu_layers import fastest_functions
 from jaxmnist.devices.sharding import Layout, fetch
 from jaxmnist.errors import UserError
 from jaxmnist.evaluate import evaluate
@@ -72,17 +72,17 @@ def small_config():
     return config
 
 
-def start(seeds=(0,), layers=None, **network):
+def start(seeds=(0,), functions=None, **network):
     """What a training on all devices begins with: the steps, the examples, batches and state.
 
-    `layers` is the function of the network's `ConvPool`; None: that of the devices. `network` are
-    other fields of the config.
+    `functions` are those that the network is computed with; None: those of the devices. `network`
+    are other fields of the config.
     """
     layout, config = Layout.create(len(seeds)), small_config()
     config.update(network)
     examples = Data().load(config, layout)[1][0]
     batches = ShuffledBatches(examples, data_keys(seeds, layout), 40, layout)
-    model = create_model(config, 10, layers or fastest_conv_pool(layout))
+    model = create_model(config, 10, functions or fastest_functions(layout))
     init = functools.partial(init_state, model, create_optimizer(config))
     steps = CompiledSteps(init, (28, 28, 1), layout)
     return steps, examples, batches, steps.init(seeds)
@@ -136,8 +136,8 @@ def test_batch_normalization_is_over_the_batches_of_all_devices(seeds):
             varied = {"batch_norm": True, "hidden": 32}
             # On one device the plain layers, which are those that several have: other forms have
             # other rounding errors.
-            layers = models.conv_pool if count == 1 else None
-            steps, examples, batches, state = start(seeds, layers, **varied)
+            functions = models.Functions() if count == 1 else None
+            steps, examples, batches, state = start(seeds, functions, **varied)
             init = functools.partial(
                 init_state, state.model, state.optimizer, augment=create_augment("affine()")
             )
@@ -172,10 +172,9 @@ def test_devices_exchange_sums_alone(monkeypatch, layers, count, seeds, mesh, im
     one run or several at once. `images` and `bias` are the shapes of a device's part.
     """
     with devices(4):
-        steps, examples, batches, state = start(
-            seeds, models.conv_pool if layers == "plain" else None
-        )
-        monkeypatch.setattr(tuning, "compiler_options", lambda: FAST)
+        monkeypatch.setattr(tuning, "compiler_options", lambda dtype: FAST)
+        functions = models.Functions() if layers == "plain" else None
+        steps, examples, batches, state = start(seeds, functions)
         batch, step = batches(0, count), steps.train_step(40, count)
         evaluation = steps.eval_step(OrderedBatches(examples, 100, steps.layout).batch_size)
     assert dict(steps.layout.mesh.shape) == mesh

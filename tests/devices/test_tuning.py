@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import platformdirs
 import pytest
 
@@ -48,6 +49,33 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         int(subprocess.check_output([sys.executable, "-c", program, mode])) for mode in ("", "keep")
     ]
     assert faults[1] < faults[0] / 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
+def test_freed_memory_that_was_kept_can_be_given_back():
+    program = """
+import psutil, numpy as np
+from jaxmnist.devices import tuning
+tuning.keep_freed_memory()
+held = [np.ones(1000) for _ in range(20_000)]  # 160 MB, and below the last of it nothing is freed.
+last = held.pop()
+del held
+before = psutil.Process().memory_info().rss
+tuning.give_back_freed_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+    assert int(subprocess.check_output([sys.executable, "-c", program])) > 100e6
+
+
+def test_what_is_compiled_fast_has_the_same_bits():
+    def draw(key):
+        return jax.random.truncated_normal(key, -2, 2, (100, 100))
+
+    def drawn(**options):
+        return np.asarray(jax.jit(draw, **options)(jax.random.key(3))).tobytes()
+
+    older = {"xla_backend_optimization_level": 0}
+    assert drawn(compiler_options=tuning.options_to_compile_fast()) == drawn(compiler_options=older)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a run says of itself: its first lines, its warning, and its last line."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -36,6 +37,18 @@ def test_the_first_lines_tell_what_is_trained_and_how():
     )
     other = CNN(conv_pool=cpu_layers.conv_pool, kernel_size=4)
     assert results_lib.introduction(config, dataset, other, 1, 1.0)[1].endswith("plain layers")
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of a CPU")
+def test_a_run_says_that_it_is_not_computed_in_bfloat16():
+    config = get_config()
+    config.dtype = "bfloat16"
+    dataset = Dataset(describe(get_config()), [split(6_000), split(100)])
+    *_, told = results_lib.introduction(config, dataset, CNN(), 1, 1.0)
+    assert told.startswith("dtype=bfloat16: all is computed in float32.")
+    _, network, _, device = results_lib.introduction(config, dataset, CNN(dtype="bfloat16"), 1, 1.0)
+    assert network.endswith("plain layers in bfloat16")
+    assert device.startswith("device: ")
 
 
 def test_a_model_no_better_than_guessing_learned_nothing():
