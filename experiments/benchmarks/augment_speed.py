@@ -20,7 +20,7 @@ from jaxmnist.config import get_config
 from jaxmnist.data import datasets
 from jaxmnist.data.input_pipeline import to_float
 from jaxmnist.devices import tuning
-from jaxmnist.devices.cpu_layers import fastest_conv_pool
+from jaxmnist.devices.cpu_layers import fastest_functions
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.models import create_model
 from jaxmnist.optimizers import create_optimizer
@@ -39,7 +39,7 @@ def measure() -> dict[str, list[float]]:
         "image": to_float(split.images[:BATCH]),
         "label": split.labels[:BATCH].astype(np.int32),
     }
-    model = create_model(config, 10, fastest_conv_pool(Layout.create()))
+    model = create_model(config, 10, fastest_functions(Layout.create()))
     calls = {}
     for text in ("", *TEXTS):
         augment = create_augment(text)

@@ -24,7 +24,8 @@ import jax
 
 from jaxmnist import models
 from jaxmnist.config import get_config
-from jaxmnist.devices import cpu_layers, tuning
+from jaxmnist.devices import bfloat16_layers, cpu_layers, tuning
+from jaxmnist.devices.sharding import Layout
 from jaxmnist.models import create_model
 from jaxmnist.optimizers import create_optimizer
 from jaxmnist.train_step import init_state, train_step
@@ -64,6 +65,9 @@ def cases() -> dict[str, tuple[Callable, tuple]]:
     """What is timed: a compiled function and its arguments, by name."""
     normal = functools.partial(jax.random.normal, jax.random.key(0))
     ours = functools.partial(jax.jit, compiler_options=tuning.compiler_options())
+    in_bfloat16 = functools.partial(
+        jax.jit, compiler_options=tuning.compiler_options(jax.numpy.bfloat16)
+    )
     found = {}
     layers = (
         ("conv 1", (28, 28, 1), (5, 5, 1, 32), (1, 2)),  # No one needs the images' gradient.
@@ -80,6 +84,8 @@ def cases() -> dict[str, tuple[Callable, tuple]]:
         found[f"{name}, plain JAX"] = jax.jit(both_ways(plain_block, argnums)), args
         found[f"{name}, plain layers"] = ours(both_ways(models.conv_pool, argnums)), args
         found[f"{name}, cpu_layers"] = ours(both_ways(cpu_layers.conv_pool, argnums)), args
+        rounded = both_ways(bfloat16_layers.conv_pool, argnums)
+        found[f"{name}, bfloat16_layers"] = in_bfloat16(rounded), args
     x, kernel, hidden = normal((BATCH, 3136)), normal((3136, 1024)), normal((BATCH, 1024))
     products = {
         "forward": lambda x, kernel, hidden: x @ kernel,
@@ -89,6 +95,8 @@ def cases() -> dict[str, tuple[Callable, tuple]]:
     }
     for name, product in products.items():
         found[f"dense 1, {name}"] = ours(product), (x, kernel, hidden)
+    both = both_ways(bfloat16_layers.dot_general, (0, 1))
+    found["dense 1, both ways in bfloat16"] = in_bfloat16(both), (hidden, x, kernel)
     found["product of 2048 x 2048"] = ours(lambda a: a @ a), (normal((2048, 2048)),)
     return found
 
@@ -108,7 +116,7 @@ def time_cases(found: dict[str, tuple[Callable, tuple]]) -> dict[str, float]:
 
 def make_step(donate: bool) -> tuple[Callable, tuple]:
     """The default config's compiled step, and a state and a batch of noise for it."""
-    model = create_model(get_config(), function=cpu_layers.conv_pool)
+    model = create_model(get_config(), functions=cpu_layers.fastest_functions(Layout.create()))
     state = init_state(model, create_optimizer(get_config()), 0)
     key = jax.random.key(0)
     batch = {
