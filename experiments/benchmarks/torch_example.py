@@ -4,7 +4,8 @@ python -m experiments.benchmarks.torch_example --source_dir=DIR
 
 The shape of pytorch/examples' mnist/main.py, with its data loaders of batches, its epochs, its log
 of every tenth batch and its test at the end; the network, the optimizer, the one-cycle schedule,
-the batch and the number of steps are those of experiments/quick.py. DIR holds the four archives.
+the batch and the number of steps are those of experiments/quick.py, the learning rate a fifth of
+it, since normalized inputs are larger. DIR holds the four archives.
 torchvision's dataset is written out here, with the conversion and the normalization of an item
 that its transforms do, but without the picture of PIL's that they begin with. As in the example no
 other process loads data on a CPU, and one does on a GPU.

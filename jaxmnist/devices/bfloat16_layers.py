@@ -172,6 +172,8 @@ def _dot(
 ) -> Float[Array, "m n"]:
     """a @ b, or a @ b.T, in float32."""
     axes = (((1,), (int(transposed),)), ((), ()))
+    if 1 in a.shape + b.shape:  # XLA makes it a product with a vector, which it may not have.
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 

@@ -58,9 +58,10 @@ def test_of_rounded_values_the_convolutions_are_those_of_float32(shape, k, featu
     assert largest_difference(*results) < 1e-5
 
 
-def test_of_rounded_values_the_product_is_that_of_float32():
+@pytest.mark.parametrize("batch", [1, 20])
+def test_of_rounded_values_the_product_is_that_of_float32(batch):
     normal = np.random.default_rng(0).standard_normal
-    x, kernel, weights = (rounded(normal(shape)) for shape in ((20, 30), (30, 40), (20, 40)))
+    x, kernel, weights = (rounded(normal(s)) for s in ((batch, 30), (30, 40), (batch, 40)))
     results = []
     for product in (bfloat16_layers.dot_general, lambda x, kernel: x @ kernel):
         y, pull_back = jax.vjp(product, x, kernel)
