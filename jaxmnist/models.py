@@ -134,7 +134,7 @@ class CNN(nn.Module):
 
 
 class Functions(NamedTuple):
-    """What the layers of a network are computed with, other than the plain layers.
+    """What a network's layers are computed with; the defaults are the plain layers.
 
     Attributes:
       conv_pool: the function of its `ConvPool` layers.
@@ -152,8 +152,8 @@ def create_model(
 ) -> nn.Module:
     """The network that a config trains.
 
-    A network of one's own gets `given` too, where it has fields of their names. Raises UserError as
-    own_model.create.
+    A network of one's own gets `num_classes`, `dtype` and `conv_pool` too, where it has fields of
+    these names. Raises UserError as own_model.create.
     """
     functions = functions or Functions()
     dtype = functions.dtype or config.dtype

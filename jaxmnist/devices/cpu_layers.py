@@ -127,7 +127,7 @@ def _fourier_pool(
 ) -> Float[Array, "height//2 width//2 batch features"]:
     """A product for each frequency (the convolution theorem): a thirteenth of the arithmetic."""
     if normalize:
-        return _max_of_pairs(_in_pairs(normalize(_fourier_conv(x, kernel))), 1, 2)
+        return _max_of_pairs(_in_pairs(normalize(_fourier_convs([x], kernel, 1)[0])), 1, 2)
     return _fourier_max(x, kernel)
 
 
@@ -157,10 +157,6 @@ def _slices(size: int, most: int) -> list[slice]:
     """At most so many slices of about the same length."""
     ends = np.linspace(0, size, min(size, most) + 1).astype(int).tolist()
     return [slice(*pair) for pair in itertools.pairwise(ends)]
-
-
-def _fourier_conv(x: Array, kernel: Array) -> Float[Array, "height width batch features"]:
-    return _fourier_convs([x], kernel, 1)[0]
 
 
 def _fourier_convs(parts: list[Array], kernel: Array, num_groups: int) -> list[Array]:

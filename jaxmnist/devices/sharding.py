@@ -1,7 +1,6 @@
 """Where arrays live: batches are split over every device of every process, states are copied."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -164,11 +163,16 @@ class PerExample:
     ) -> Array:
         if normalize:
             return self.whole(x, kernel, bias, dtype, normalize)
-        function = functools.partial(self.function, dtype=dtype)
         if len(x) % self.mesh.shape["data"]:  # The one example of an initialization.
-            return function(x, kernel, bias)
+            return self.function(x, kernel, bias, dtype)
+
+        def of_part(x: Array, kernel: Array, bias: Array) -> Array:
+            # So devices exchange the gradients of these, and not of what is made from them.
+            kernel, bias = jax.lax.pcast((kernel, bias), "data", to="varying")
+            return self.function(x, kernel, bias, dtype)
+
         specs = (PartitionSpec("data"), PartitionSpec(), PartitionSpec())
-        split = jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=specs[0])
+        split = jax.shard_map(of_part, mesh=self.mesh, in_specs=specs, out_specs=specs[0])
         return split(x, kernel, bias)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import math
 import re
 
 import jax
@@ -93,8 +94,17 @@ def collectives(compiled):
     return re.findall(COLLECTIVES, compiled.as_text())
 
 
+def num_exchanged(compiled):
+    """How many float32 values a program's all-reduces exchange."""
+    lines = [
+        x.split(" all-reduce(")[0] for x in compiled.as_text().splitlines() if "all-reduce(" in x
+    ]
+    shapes = [shape for line in lines for shape in re.findall(r"f32\[([\d,]*)\]", line)]
+    return sum(math.prod(int(size) for size in shape.split(",") if size) for shape in shapes)
+
+
 def train_20_steps(count):
-    """The losses on `count` devices, the sum of the batches, what is exchanged, and a part's size.
+    """On `count` devices: losses, the batches' sum, what is exchanged, how much, a part's size.
 
     With dropout: another mask for a single example would show in the loss's third digit.
     """
@@ -109,7 +119,7 @@ def train_20_steps(count):
             state, metrics = layout.wait_on_cpus(step_fn(state, batch))
             losses.append(float(metrics["loss"]))
     part = batch["image"].addressable_shards[0].data.shape[0]
-    return losses, digest.hexdigest(), collectives(step_fn), part
+    return losses, digest.hexdigest(), collectives(step_fn), num_exchanged(step_fn), part
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +129,13 @@ def on_one_device():
 
 @pytest.mark.parametrize("count", [2, 4, 8])
 def test_losses_agree_to_rounding_on_any_number_of_devices(on_one_device, count):
-    losses, digest, exchanged, part = train_20_steps(count)
+    losses, digest, exchanged, num_values, part = train_20_steps(count)
     assert digest == on_one_device[1], "other batches"
     np.testing.assert_allclose(losses, on_one_device[0], rtol=3e-6)
     assert part == 40 // count
     assert on_one_device[2] == []
     assert exchanged == ["all-reduce"], "all gradients, in one go, and nothing else"
+    assert num_values == 3_274_634 + 2, "of the parameters' size, with the loss and the accuracy"
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])
