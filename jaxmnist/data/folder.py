@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 from jaxmnist.data import cache, pictures
 from jaxmnist.data.info import DatasetInfo, natural, preparation, some
@@ -189,19 +187,16 @@ def _prepare(info: DatasetInfo, files: list[_File], part: tuple[int, int]) -> ca
     done, total = part
     images, labels, left_out = [], [], []
     pool = ThreadPoolExecutor(os.cpu_count())
-    with warnings.catch_warnings():
-        # As each call of `read` has it: filters belong to all threads together.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            for i, (file, image) in enumerate(zip(files, pool.map(read, files), strict=True)):
-                Screen.count(done + i, total)
-                if image is None:
-                    left_out.append(file.name)
-                else:
-                    images.append(image.reshape(info.image_shape))
-                    labels.append(file.label)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        for i, (file, image) in enumerate(zip(files, pool.map(read, files), strict=True)):
+            Screen.count(done + i, total)
+            if image is None:
+                left_out.append(file.name)
+            else:
+                images.append(image.reshape(info.image_shape))
+                labels.append(file.label)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return {
         "images": np.array(images, np.uint8).reshape(-1, *info.image_shape),
         "labels": np.array(labels, np.int64),

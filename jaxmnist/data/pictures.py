@@ -13,82 +13,148 @@ A preparation is a dict, which belongs to a dataset and which a run records:
   swap_axes: whether rows and columns are swapped in the network's inputs.
 """
 
-import contextlib
-import functools
 import io
-import sys
-import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import Bool, Float, Shaped, UInt8
+from PIL import Image
 
+from jaxmnist.data import grouping, picture_files, strokes
 from jaxmnist.data.info import Preparation
+from jaxmnist.data.pieces import Blank
 from jaxmnist.errors import UserError
 
 _LARGEST = 1024  # Larger pictures are reduced first.
+_MOST_FRAMES = 100  # So many blank ones are looked at before a file is called blank.
 _CLOSE = 0.05  # A photo's pixels whose contrast is below this are part of the background.
+_FAINT = 16  # Of 255: what a JPEG file leaves of black.
+_OUTLINE = 0.15  # A stroke's pixels whose ink is below this are no part of its box.
+
+Box = tuple[int, int, int, int]
+
+
+class Region(NamedTuple):
+    """A part of a picture that shows one object, such as a digit.
+
+    Attributes:
+      box: left, top, right and bottom, in pixels of the upright picture; the last two lie outside.
+      image: the input that it becomes, upright.
+      parts: what it is if it shows several objects that touch or are near, from left to right.
+      doubt: why it may be no object of the data set, as the rest of a sentence; "" if nothing says
+        so.
+      row: which row of the page it is in, from 0.
+    """
+
+    box: Box
+    image: UInt8[np.ndarray, "h w c"]
+    parts: "tuple[Region, ...]" = ()
+    doubt: str = ""
+    row: int = 0
+
+
+class Page(NamedTuple):
+    """What a picture shows.
+
+    Attributes:
+      picture: upright, in RGB, reduced so that it is at most 1024 pixels long.
+      size: width and height of the upright picture before it was reduced.
+      regions: in reading order.
+      note: which of several frames it is, as a sentence; "" of the only one.
+    """
+
+    picture: Image.Image
+    size: tuple[int, int]
+    regions: list[Region]
+    note: str = ""
+
+
+def find(
+    file: str | Path | io.BytesIO | Image.Image,
+    name: str,
+    preparation: Preparation,
+    formats: Sequence[str] | None = None,
+    max_pixels: int | None = None,
+) -> Page:
+    """The objects that a picture shows, each as an input, upright: axes are not swapped.
+
+    By the method "strokes" they may be several; by others the picture shows one. Of an animation or
+    a document it is the first frame that is not blank.
+
+    Args:
+      file: a path, a stream of a file's bytes, or a Pillow image, which is not changed.
+      name: what to call the picture in errors.
+      preparation: the data set's preparation.
+      formats: Pillow's names of the formats to allow; by default those of `picture_files.FORMATS`.
+      max_pixels: the most pixels that it may have; never more than Pillow's limit.
+
+    Raises:
+      UserError: it is no picture, it is damaged or too large, or nothing is on it; or inputs have
+        other channels than pictures.
+    """
+    return _first(file, name, preparation, formats, max_pixels, as_one=False)
 
 
 def read(
     file: str | Path | io.BytesIO | Image.Image,
     name: str,
     preparation: Preparation,
-    formats: list[str] | None = None,
+    formats: Sequence[str] | None = None,
     max_pixels: int | None = None,
 ) -> UInt8[np.ndarray, "h w c"]:
-    """A picture, prepared but upright, as a person sees it: axes are not swapped.
+    """The input that a picture becomes if all that it shows is one object; otherwise as `find`."""
+    return _first(file, name, preparation, formats, max_pixels, as_one=True).regions[0].image
 
-    Args:
-      file: a path, a stream of a file's bytes, or a Pillow image, which is not changed.
-      name: what to call the picture in errors.
-      preparation: the data set's preparation.
-      formats: Pillow's names of the formats to allow; by default all.
-      max_pixels: the most pixels that it may have; by default Pillow's limit.
 
-    Raises:
-      UserError: it is no picture, it is damaged or too large, or nothing is on it; or inputs have
-        other channels than pictures.
-    """
+def look(
+    file: str | Path | io.BytesIO | Image.Image,
+    name: str,
+    formats: Sequence[str] | None = None,
+    max_pixels: int | None = None,
+) -> Page:
+    """The first frame of a picture, whatever it shows; arguments and errors are those of `find`."""
+    frame = next(picture_files.frames(file, name, _LARGEST, formats, max_pixels))
+    return Page(_on_white(frame.levels).convert("RGB"), frame.size, [])
+
+
+def _first(
+    file: str | Path | io.BytesIO | Image.Image,
+    name: str,
+    preparation: Preparation,
+    formats: Sequence[str] | None,
+    max_pixels: int | None,
+    as_one: bool,
+) -> Page:
+    """The first frame that is not blank."""
     shape = shape_of(preparation)
     if shape[2] not in (1, 3):
         raise UserError(
             f"{name} is a picture, and inputs of {shape[2]} channels are none: give arrays of the "
             f"shape {shape}."
         )
-    max_pixels = max_pixels or Image.MAX_IMAGE_PIXELS or sys.maxsize  # Pillow's may be None.
-    too_large = UserError(f"{name} has more than {max_pixels:,} pixels: give a smaller one.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with (
-                contextlib.nullcontext(file)
-                if isinstance(file, Image.Image)
-                else Image.open(file, formats=formats)
-            ) as image:
-                if image.width * image.height > max_pixels:
-                    raise too_large
-                if preparation["method"] == "resize":
-                    return _resized(image, shape)
-                # Photos that were cut out are put on white, as in a catalogue.
-                grey = _grey(image, 255 if preparation["method"] == "photo" else None)
-    except UserError:
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{name}: there is no such file.") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{name} is no picture: give PNG, JPEG or another of its kind.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise too_large from None
-    except Exception as e:  # Decoders raise errors of any type on damaged files.
-        reason = getattr(e, "strerror", None) or str(e) or type(e).__name__
-        raise UserError(f"{name} cannot be read ({reason}): give a whole picture.") from None
-    try:
-        return prepare(grey, preparation)
-    except ValueError as e:
-        raise UserError(f"{name} shows no {preparation['shows']}: {e}.") from None
+    is_whole = preparation["method"] == "resize"
+    longest = 2**31 if is_whole else _LARGEST
+    reason = ""
+    for frame in picture_files.frames(file, name, longest, formats, max_pixels):
+        if frame.number > _MOST_FRAMES:
+            reason = f"its first {_MOST_FRAMES} frames are blank"
+            break
+        try:
+            regions = list(_regions(frame.levels, frame.size, preparation, as_one))
+        except Blank as e:
+            reason = reason or str(e)
+            continue
+        note = ""
+        if frame.total > 1:
+            note = f"{name} has {frame.total:,} frames: this is frame {frame.number:,}"
+            note += ", the first that is not blank." if frame.number > 1 else "."
+        picture = _on_white(frame.levels).convert("RGB")
+        picture.thumbnail((_LARGEST, _LARGEST))
+        return Page(picture, frame.size, regions, note)
+    raise UserError(f"{name} shows no {preparation['shows']}: {reason}.")
 
 
 def shape_of(preparation: Preparation) -> tuple[int, int, int]:
@@ -97,50 +163,96 @@ def shape_of(preparation: Preparation) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def prepare(
-    grey: Float[np.ndarray, "h w"], preparation: Preparation
-) -> UInt8[np.ndarray, "height width channels"]:
-    """Grey levels from 0 (black) to 255, dark on light or light on dark, as strokes or a photo.
-
-    What they show is scaled to the box, keeping its aspect, and put into the middle of the shape.
-    What has the shape's size and is light on dark already is returned as it is.
-
-    Raises:
-      ValueError: nothing is on it.
-    """
+def _regions(
+    levels: UInt8[np.ndarray, "h w c"],
+    size: tuple[int, int],
+    preparation: Preparation,
+    as_one: bool,
+) -> Iterator[Region]:
+    """What is on a frame of a size; raises Blank if nothing is."""
     height, width, channels = shape_of(preparation)
-    levels = _centred(grey, (height, width), preparation)
-    return np.repeat(levels[..., None], channels, axis=-1)
+    whole = (0, 0, *size)
+
+    def region(box: Box, image: UInt8[np.ndarray, "height width"]) -> Region:
+        return Region(box, np.repeat(image[..., None], channels, axis=-1))
+
+    if preparation["method"] == "resize":
+        yield Region(whole, _resized(levels, (height, width, channels)))
+        return
+    is_small = levels.shape[:2] == (height, width)
+    if preparation["method"] == "photo":
+        grey = np.asarray(_on_white(levels).convert("L"), np.float32)
+        yield region(whole, _photo(grey, (height, width), preparation))
+        return
+    shown = _on_paper(levels)
+    if is_small and _is_prepared(shown[..., 0], preparation) and np.ptp(shown, axis=-1).max() == 0:
+        yield region(whole, shown[..., 0])
+        return
+    found = strokes.find(shown)
+    scales = [whole / reduced for whole, reduced in zip(size, found.ink.shape[::-1], strict=True)]
+
+    def of_ink(ink: Float[np.ndarray, "h w"], left: int, top: int) -> Region:
+        box = _box(ink > _OUTLINE)
+        image = _centred(ink, box, (height, width), preparation, Image.Resampling.HAMMING)
+        x0, y0, x1, y1 = (
+            min(round((at + offset) * scale), side)
+            for at, offset, scale, side in zip(
+                box, (left, top) * 2, scales * 2, size * 2, strict=True
+            )
+        )
+        return region((x0, y0, x1, y1), image)
+
+    if as_one:
+        yield of_ink(*strokes.cut_out(found, range(len(found.pieces))))
+        return
+    for row, groups in grouping.group(found.pieces):
+        members = [piece for group in groups for piece in group]
+        ink, left, top = strokes.cut_out(found, members)
+        parts = [strokes.cut_out(found, group) for group in groups]
+        if len(groups) == 1:
+            parts = [(half, left, top) for half in grouping.halves(ink)]
+        doubt = "there is a dot below it" if found.is_dot[members].any() else ""
+        whole_region = of_ink(ink, left, top)
+        in_parts = tuple(of_ink(*part)._replace(row=row) for part in parts)
+        yield whole_region._replace(parts=in_parts, doubt=doubt, row=row)
+
+
+def _is_prepared(grey: UInt8[np.ndarray, "h w"], preparation: Preparation) -> bool:
+    """Whether a picture of the inputs' size has its object where the data set's images have it.
+
+    MNIST's longer sides are 18 to 20 pixels, and its centres of mass within 0.52 of the middle.
+    """
+    edge = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    if np.median(edge) >= _FAINT or grey.max() < 128:
+        return False
+    rows, columns = (np.flatnonzero((grey >= _FAINT).any(axis)) for axis in (1, 0))
+    longer = max(np.ptp(rows), np.ptp(columns)) + 1
+    if preparation["centre"] == "box":
+        middle = (rows[0] + rows[-1] + 1) / 2, (columns[0] + columns[-1] + 1) / 2
+        return all(abs(at - n / 2) <= 2 for at, n in zip(middle, grey.shape, strict=True))
+    middle = _ndimage().center_of_mass(grey)
+    is_central = all(abs(at - n / 2) < 0.53 for at, n in zip(middle, grey.shape, strict=True))
+    return bool(preparation["box"] - 2 <= longer <= preparation["box"] and is_central)
+
+
+def _box(is_shown: Bool[np.ndarray, "h w"]) -> Box:
+    rows, columns = (np.flatnonzero(is_shown.any(axis)) for axis in (1, 0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _centred(
-    grey: Float[np.ndarray, "h w"], shape: tuple[int, int], preparation: Preparation
+    seen: Float[np.ndarray, "h w"],
+    box: Box,
+    shape: tuple[int, int],
+    preparation: Preparation,
+    resampling: Image.Resampling,
 ) -> UInt8[np.ndarray, "height width"]:
-    is_photo = preparation["method"] == "photo"
-    background = np.median(_corners(grey) if is_photo else _edge(grey))
-    is_small = grey.shape == shape
-    if is_small and (background < 128 if is_photo else _is_light_on_dark(grey - background)):
-        return grey.astype(np.uint8)
-    if is_photo:
-        seen = _contrast(grey, float(background))
-        shown = seen > _CLOSE
-    else:
-        paper, noise = _paper(grey)
-        contrast = grey - paper
-        seen = _strokes(contrast if _is_light_on_dark(contrast) else -contrast, noise)
-        shown = seen > 0
-    if not shown.any():
-        raise ValueError("it is blank")
-    if is_small and is_photo:  # It has the right size already.
-        return np.round(seen * 255).astype(np.uint8)
-    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
-    box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-    height, width = box[3] - box[1], box[2] - box[0]
+    """What is in a box, scaled to the preparation's, keeping its aspect, in the middle of zeros."""
+    width, height = box[2] - box[0], box[3] - box[1]
     scale = min(preparation["box"], *shape) / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    resampling = Image.Resampling.LANCZOS if is_photo else Image.Resampling.HAMMING
     small = np.asarray(Image.fromarray(seen).resize(size, resampling, box=box))
-    if not is_photo:
+    if preparation["method"] == "strokes":
         small = small / small.max()  # Strokes thinner than a pixel become white too.
     small = np.clip(small, 0, 1)
     middle = _ndimage().center_of_mass(small) if preparation["centre"] == "mass" else None
@@ -155,6 +267,22 @@ def _centred(
     )
     field[top : top + size[1], left : left + size[0]] = small
     return np.round(field * 255).astype(np.uint8)
+
+
+def _photo(
+    grey: Float[np.ndarray, "h w"], shape: tuple[int, int], preparation: Preparation
+) -> UInt8[np.ndarray, "height width"]:
+    """A photo's grey levels, on black; what has the inputs' size is only negated if needed."""
+    background = float(np.median(_corners(grey)))
+    if grey.shape == shape and background < 128:
+        return grey.astype(np.uint8)
+    seen = _contrast(grey, background)
+    shown = seen > _CLOSE
+    if not shown.any():
+        raise Blank("it is blank")
+    if grey.shape == shape:
+        return np.round(seen * 255).astype(np.uint8)
+    return _centred(seen, _box(shown), shape, preparation, Image.Resampling.LANCZOS)
 
 
 def swap(
@@ -208,10 +336,14 @@ def steps(preparation: Preparation) -> list[str]:
         ]
     else:
         first = [
-            f"What is {size} and light on dark already needs only the last {rest} steps.",
-            "Take the grey levels and subtract the paper's, so that paper is 0; where the ink is "
-            "darker than the paper, change the sign.",
-            "Divide by the median level of the strokes and clip to [0, 1]; set specks to 0.",
+            f"What is {size}, light on dark and placed as the data set's images are needs only the "
+            f"last {rest} steps.",
+            "Take the grey levels, or those of the colour in which the ink stands out most. The "
+            "paper's levels are their closing by a square that is wider than the strokes; of ink "
+            "that is lighter than the paper, their opening.",
+            "Take how far each pixel is from the paper; set to 0 what is printed on the paper, or "
+            "touches the picture's edge, and specks. Divide by the ink's level and clip to [0, 1]. "
+            "jaxmnist/data/strokes.py has all of it.",
             f"Scale the smallest box around {shows}, keeping its aspect, so that its longer side "
             f"is {box} pixels; divide by the largest level.",
         ]
@@ -228,60 +360,40 @@ def steps(preparation: Preparation) -> list[str]:
     ]
 
 
+def _on_white(levels: UInt8[np.ndarray, "h w c"]) -> Image.Image:
+    """A picture without opacity: photos that were cut out are put on white, as in a catalogue."""
+    channels = levels.shape[2]
+    image = Image.fromarray(levels[..., 0] if channels == 1 else levels)
+    if channels in (1, 3):
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(
+        "L" if channels == 2 else "RGB"
+    )
+
+
+def _on_paper(levels: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w colours"]:
+    """A picture without opacity, on a paper that shows its ink."""
+    if levels.shape[2] in (1, 3):
+        return levels
+    colours, opacity = levels[..., :-1].astype(np.float32), levels[..., -1:] / np.float32(255)
+    if not opacity.any():
+        raise Blank("all of it is transparent")
+    paper = np.average(colours, axis=(0, 1), weights=np.broadcast_to(opacity, colours.shape))
+    if opacity.mean() < 0.5:  # What is opaque is ink, and not paper.
+        paper = np.full_like(paper, 255 if paper.mean() < 128 else 0)
+    return np.round(colours * opacity + paper * (1 - opacity)).astype(np.uint8)
+
+
 def _resized(
-    image: Image.Image, shape: tuple[int, int, int]
+    levels: UInt8[np.ndarray, "h w c"], shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """The whole picture, upright and on white, in a shape."""
+    """The whole picture, on white, in a shape."""
     height, width, channels = shape
-    image = _upright(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = _on_white(levels).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3)
     return np.asarray(image).reshape(shape)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """A picture as its camera was held, with at most 8 bits a level."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):  # Their levels may have any range.
-        levels = np.asarray(image, np.float32)
-        levels = (levels - levels.min()) / max(float(np.ptp(levels)), 1e-9) * 255
-        return Image.fromarray(levels.astype(np.uint8))
-    return image
-
-
-def _grey(image: Image.Image, paper: int | None) -> Float[np.ndarray, "h w"]:
-    """Grey levels from 0 to 255.
-
-    Args:
-      image: the picture, of any mode.
-      paper: the level of what is transparent; by default one that the ink stands out from.
-    """
-    image = _upright(image)
-    factor = -(-max(image.size) // _LARGEST)
-    if not image.has_transparency_data:
-        image = image.convert("L")
-        return np.asarray(image.reduce(factor) if factor > 1 else image, np.float32)
-    # Levels are multiplied by their opacity, so that means of them are right.
-    image = image.convert("RGBA").convert("LA").convert("La")
-    image = image.reduce(factor) if factor > 1 else image
-    shown, opacity = (np.asarray(band, np.float32) for band in image.split())
-    seen = opacity.sum()
-    if not seen:
-        raise ValueError("all of it is transparent")
-    level = shown.sum() / seen * 255 if paper is None else paper
-    if paper is None and np.mean(opacity) < 128:  # What is opaque is ink, and not paper.
-        level = 255 if level < 128 else 0
-    return shown + level * (1 - opacity / 255)
-
-
-def _is_light_on_dark(contrast: Float[np.ndarray, "h w"]) -> bool:
-    return bool(contrast.max() >= -contrast.min())
 
 
 def _contrast(grey: Float[np.ndarray, "h w"], background: float) -> Float[np.ndarray, "h w"]:
@@ -299,67 +411,8 @@ def _corners(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
     return np.concatenate([grey[y, x].ravel() for y in ends for x in ends])
 
 
-def _edge(grey: Float[np.ndarray, "h w"]) -> Float[np.ndarray, " n"]:
-    return np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-
-
-def _paper(grey: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], float]:
-    """The paper's grey level at each pixel, also below ink, and its noise (a standard deviation).
-
-    Light falls unevenly on paper, so a quadratic surface is fitted to what is no ink.
-    """
-    step = -(-max(grey.shape) // 100)
-    basis, sparse = _quadratics(grey.shape, step)
-    levels, edge = grey[::step, ::step].ravel(), _edge(grey)
-    terms = np.zeros(sparse.shape[-1])
-    terms[0] = np.median(edge)
-    noise, before = _spread(edge - np.float32(terms[0])), None
-    errors = levels - terms[0]
-    for _ in range(5):
-        blank = np.abs(errors) <= max(3 * noise, 8)
-        if blank.sum() < 2 * len(terms) or (before is not None and (blank == before).all()):
-            break  # Too little is blank, or nothing changes any more.
-        before, chosen = blank, sparse[blank]
-        # By the normal equations: a quarter of the time, and all of it where threads share a core.
-        terms = np.linalg.lstsq(chosen.T @ chosen, chosen.T @ levels[blank], rcond=None)[0]
-        errors = levels - sparse @ terms
-        noise = _spread(errors[blank])
-    return (basis @ terms.astype(np.float32)).reshape(grey.shape), noise
-
-
-@functools.lru_cache(maxsize=2)  # Many pictures of a folder have one size.
-def _quadratics(
-    shape: tuple[int, ...], step: int
-) -> tuple[Float[np.ndarray, "n 6"], Float[np.ndarray, "m 6"]]:
-    """The terms of a quadratic surface at each pixel and, in float64, at each `step`-th."""
-    y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
-    basis = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
-    return basis.reshape(-1, 6), basis[::step, ::step].reshape(-1, 6).astype(np.float64)
-
-
-def _spread(x: Float[np.ndarray, " n"]) -> float:
-    """The standard deviation, estimated from the median, which a few outliers do not change.
-
-    It is at most 16: more is ink, not noise.
-    """
-    return min(1.4826 * float(np.median(np.abs(x))), 16.0)
-
-
 def _ndimage() -> ModuleType:
     # Imported here, since training imports this module: it takes a tenth of a run's start.
     from scipy import ndimage
 
     return ndimage
-
-
-def _strokes(ink: Float[np.ndarray, "h w"], noise: float) -> Float[np.ndarray, "h w"]:
-    """The strokes, from 0 to 1, without specks and the paper's noise."""
-    top = ink.max()
-    if top < max(16, 8 * noise):
-        raise ValueError("it is blank")
-    parts, count = _ndimage().label(ink > max(top / 10, 4 * noise), np.ones((3, 3)))
-    strong = ink > top / 2
-    areas = np.bincount(parts[strong], minlength=count + 1)
-    areas[0] = 0
-    kept = (areas >= areas.max() / 20)[parts]
-    return (np.clip(ink / np.median(ink[strong & kept]), 0, 1) * kept).astype(np.float32)

@@ -10,6 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import requests
+from PIL import Image
 
 from jaxmnist.config import get_config
 from jaxmnist.data import datasets, family, pictures, tfds_builders
@@ -177,9 +178,9 @@ def test_a_preparation_is_whole_and_can_be_recorded(name):
     assert json.loads(json.dumps(preparation)) == preparation
     assert preparation.keys() == datasets.preparation("mnist").keys()
     assert preparation["swap_axes"] == name.startswith("emnist/")
-    image = np.zeros((60, 50), np.float32)
+    image = np.zeros((60, 50), np.uint8)
     image[20:50, 20:28] = 255
-    found = pictures.prepare(image, preparation)
+    found = pictures.read(Image.fromarray(image), "it", preparation)
     assert found.any(1).sum() == preparation["box"]  # It is shown upright.
 
 

@@ -1,6 +1,5 @@
 """Whatever shows a digit becomes an image like MNIST's."""
 
-import functools
 import io
 import itertools
 
@@ -19,7 +18,8 @@ def read(file, name, preparation=MNIST, **kwargs):
     return pictures.read(file, name, preparation, **kwargs)
 
 
-prepare = functools.partial(pictures.prepare, preparation=MNIST)
+def prepare(levels):
+    return read(Image.fromarray(np.round(levels).astype(np.uint8)), "it")
 
 
 def as_file(image, kind="PNG", **options):
@@ -338,7 +338,8 @@ def test_a_blank_picture_can_be_resized_and_a_damaged_one_cannot(flag):
 def test_strokes_are_centred_in_any_shape(seven, shape):
     height, width, channels = shape
     box = round(min(height, width) * 20 / 28)
-    found = read(as_file(seven), "seven", MNIST | {"shape": list(shape), "box": box})
+    preparation = MNIST | {"shape": list(shape), "box": box}
+    found = read(as_file(seven), "seven", preparation)
     assert (found.shape, found.dtype) == (shape, np.uint8)
     assert all((found[..., i] == found[..., 0]).all() for i in range(channels))
     rows = np.flatnonzero(found.any((1, 2)))
@@ -346,7 +347,7 @@ def test_strokes_are_centred_in_any_shape(seven, shape):
     middle = ndimage.center_of_mass(found[..., 0].astype(float))
     assert middle == pytest.approx((height / 2, width / 2), abs=0.6)
     # It is one already.
-    again = read(as_file(Image.fromarray(found[..., 0])), "again", MNIST | {"shape": list(shape)})
+    again = read(as_file(Image.fromarray(found[..., 0])), "again", preparation)
     np.testing.assert_array_equal(again, found)
 
 
@@ -362,3 +363,91 @@ def test_the_steps_of_other_shapes_and_of_resizing():
     assert "Put it on 32x40 zeros" in steps[4]
     assert "(16, 20)" in steps[4]
     assert steps[-3] == "Repeat the grey levels in all three channels."
+
+
+def test_all_of_mnist_goes_through_untouched(prepared_mnist):
+    found = 0
+    for split in datasets.load("mnist", ["train", "test"], str(prepared_mnist)).splits:
+        for image in split.images:
+            read_image = read(Image.fromarray(image[..., 0]), "one")
+            found += np.array_equal(read_image, image)
+    assert found == 70_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: np.roll(image, (4, -3), (0, 1)),
+        lambda image: np.asarray(Image.fromarray(image[3:25, 3:25]).resize((28, 28))),
+        lambda image: np.pad(
+            np.asarray(Image.fromarray(image).resize((14, 14))), ((0, 14), (14, 0))
+        ),
+    ],
+    ids=["moved", "filling", "small in a corner"],
+)
+def test_what_is_28x28_but_placed_otherwise_is_prepared(test_split, change):
+    ratios = []
+    for image in test_split.images[::50, ..., 0]:
+        found = read(as_file(Image.fromarray(change(image))), "one")[..., 0]
+        moved = [np.roll(found, by, (0, 1)) for by in itertools.product((-1, 0, 1), repeat=2)]
+        ratios.append(min(difference(each, image) for each in moved) / difference(image, 0))
+    assert np.median(ratios) < 0.5, ratios  # Untouched it is 1 or more.
+
+
+def test_a_blank_28x28_is_blank():
+    for level in (0, 255):
+        with pytest.raises(UserError, match="it shows no digit: it is blank"):
+            read(as_file(Image.new("L", (28, 28), level)), "it")
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (2, 2), (1, 600), (600, 1), (2, 1024), (3, 5000), (40, 41), (60, 300)]
+)
+def test_pictures_of_any_shape_are_read_or_blank(shape):
+    rng = np.random.default_rng(0)
+    for levels in (np.zeros(shape, np.uint8), rng.integers(0, 256, shape, np.uint8)):
+        regions, told = [], ""
+        try:
+            regions = pictures.find(Image.fromarray(levels), "it", MNIST).regions
+        except UserError as e:
+            told = str(e)
+        assert bool(regions) != told.startswith("it shows no digit: it ")
+        height, width = shape
+        for region in regions:
+            left, top, right, bottom = region.box
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
+
+
+def test_boxes_are_where_digits_are(seven):
+    large = Image.new("L", (1500, 2600), 255)
+    large.paste(seven.resize((600, 800)), (700, 1500))
+    (region,) = pictures.find(as_file(large), "it", MNIST).regions
+    assert region.box == pytest.approx((910, 1710, 1090, 2030), abs=12)
+
+
+def test_a_jpeg_of_mnists_digit_is_placed_still(test_split):
+    for image in test_split.images[::50, ..., 0]:
+        file = as_file(Image.fromarray(image), "JPEG", quality=95)
+        assert difference(read(file, "one")[..., 0], image) < 3
+
+
+@pytest.mark.parametrize("name", ["emnist/letters", "kmnist", "mnist"])
+def test_28x28_and_dark_on_light_is_turned_round(seven, name):
+    preparation = datasets.preparation(name)
+    small = seven.crop((80, 80, 220, 290)).resize((28, 28), Image.Resampling.BOX)
+    found = read(as_file(small), "it", preparation)
+    assert np.median(found) == 0
+    assert found.max() == 255
+    with pytest.raises(UserError, match="blank"):
+        read(as_file(Image.new("L", (28, 28), 255)), "it", preparation)
+
+
+def test_of_too_many_marks_it_is_said():
+    rng = np.random.default_rng(0)
+    page = Image.new("L", (900, 900), 255)
+    draw = ImageDraw.Draw(page)
+    for x, y in itertools.product(range(20, 880, 30), repeat=2):
+        draw.line((x, y, x + rng.integers(4, 14), y + 15), 0, 3)
+    with pytest.raises(UserError, match="it shows no digit: it shows more than 400 marks"):
+        read(as_file(page), "it")
