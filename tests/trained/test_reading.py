@@ -1,0 +1,110 @@
+"""What a picture shows: wholes or their parts, and which answers are unsure."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxmnist.data import datasets, pictures
+from jaxmnist.trained import reading, rejection
+
+NAMES = [str(digit) for digit in range(10)]
+
+
+class FakeModel:
+    """Answers an input by the grey level of its first pixel: class level // 10."""
+
+    preparation = datasets.preparation("mnist")
+    class_names = NAMES
+
+    def __init__(self, sure=1.0):
+        self.sure = sure
+
+    def probabilities(self, inputs):
+        p = np.full((len(inputs), 10), (1 - self.sure) / 9, np.float32)
+        p[np.arange(len(inputs)), inputs[:, 0, 0, 0] // 10] = self.sure
+        return p
+
+
+def region(level, box=(0, 0, 10, 10), parts=()):
+    return pictures.Region(box, np.full((28, 28, 1), level, np.uint8), parts)
+
+
+def page(*regions):
+    return pictures.Page(Image.new("RGB", (30, 30)), (30, 30), list(regions))
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Lets a test say how much like a digit each level looks."""
+    by_level = {}
+
+    def digit_probability(inputs):
+        return np.array([by_level.get(int(x[0, 0, 0]), 1) for x in inputs], np.float32)
+
+    monkeypatch.setattr(rejection, "digit_probability", digit_probability)
+    return by_level
+
+
+def test_answers_come_in_order_page_by_page(looks):
+    found = reading.detect(FakeModel(), [page(region(70), region(10)), page(), page(region(40))])
+    assert [[each.classes for each in one] for one in found] == [[7, 1], [], [4]]
+    assert {each.doubt for one in found for each in one} == {""}
+    assert reading.detect(FakeModel(), []) == []
+
+
+def test_what_does_not_look_like_a_digit_is_unsure(looks):
+    looks[70] = rejection.THRESHOLD / 2
+    found = reading.detect(FakeModel(), [page(region(70), region(10))])[0]
+    assert [each.doubt for each in found] == ["it does not look like a digit", ""]
+
+
+def test_an_answer_of_low_probability_is_unsure(looks):
+    found = reading.detect(FakeModel(sure=0.45), [page(region(70))])[0][0]
+    assert found.doubt == "no class is clearly the most probable"
+
+
+def test_models_of_other_things_are_not_asked_for_digits(looks):
+    looks[70] = 0
+    model = FakeModel()
+    model.class_names = ["cat", *NAMES[1:]]
+    assert reading.detect(model, [page(region(70))])[0][0].doubt == ""
+
+
+def in_parts(*boxes):
+    return region(80, (0, 0, 20, 10), tuple(region(10, box) for box in boxes))
+
+
+def test_a_whole_is_its_parts_if_only_these_look_like_digits(looks):
+    looks[80] = 0
+    whole = in_parts((0, 0, 9, 10), (10, 0, 20, 10))
+    assert [each.classes for each in reading.detect(FakeModel(), [page(whole)])[0]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("of_parts", "sure", "boxes"),
+    [
+        (0, 1.0, [(0, 0, 9, 10), (10, 0, 20, 10)]),  # They do not look like digits.
+        (1, 0.8, [(0, 0, 11, 10), (10, 0, 20, 10)]),  # They touch, and answers are not sure.
+        (1, 0.6, [(0, 0, 9, 10), (10, 0, 20, 10)]),  # They do not, and answers are less sure.
+        (1, 1.0, [(0, 0, 9, 10), (10, 0, 20, 4)]),  # One is low, as a dash.
+    ],
+)
+def test_otherwise_it_stays_whole(looks, of_parts, sure, boxes):
+    looks[80], looks[10] = 0, of_parts
+    found = reading.detect(FakeModel(sure), [page(in_parts(*boxes))])[0]
+    assert [each.classes for each in found] == [8]
+
+
+def test_digits_of_one_height_with_paper_between_are_several(looks):
+    for boxes, wanted in (
+        ([(0, 0, 9, 10), (10, 0, 20, 10)], [1, 1]),
+        ([(0, 0, 11, 10), (10, 0, 20, 10)], [8]),
+        ([(0, 0, 9, 10), (10, 3, 20, 10)], [8]),
+    ):
+        found = reading.detect(FakeModel(), [page(in_parts(*boxes))])[0]
+        assert [each.classes for each in found] == wanted
+
+
+def test_a_digit_stays_whole(looks):
+    whole = in_parts((0, 0, 11, 10), (10, 0, 20, 10))
+    assert [each.classes for each in reading.detect(FakeModel(), [page(whole)])[0]] == [8]
