@@ -21,12 +21,13 @@ from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from jaxmnist.trained.inference import Model
+    from jaxmnist.trained.reading import Detection
 
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 25_000_000  # A telephone has 24 million; they take 0.4 GB while they are prepared.
-# Pillow knows other formats: some start programs, and some no browser shows.
-_FORMATS = ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"]
 _SEEN = 84  # About the longer side of what the network sees, on the page, in its pixels.
 _PAGE = Path(__file__).with_name("demo.html")
 _HEADERS = {
@@ -109,14 +110,15 @@ def _about(workdir: str, model: "Model") -> str:
 
 
 def _warm_up(model: "Model") -> None:
-    """Has the model answer a stroke, so that the first one drawn waits for no compilation."""
+    """Has the model answer one stroke, and two, so that none drawn waits for a compilation."""
     import numpy as np
 
     from jaxmnist.data import png
 
     paper = np.full((280, 280, 1), 255, np.uint8)
-    paper[60:220, 130:150] = 0
-    answer(model, png.encode(paper))
+    for columns in (slice(130, 150), slice(180, 200)):
+        paper[60:220, columns] = 0
+        answer(model, png.encode(paper))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -142,6 +144,8 @@ def create_app(
     model: "Model", host: str = "127.0.0.1", about: str = "", timeout: float = 20
 ) -> Any:
     """The application: the page at /, and /predict, which takes a picture's bytes by POST.
+
+    /predict?picture also sends the picture back, for browsers that cannot show its format.
 
     Args:
       model: the model that answers.
@@ -182,7 +186,8 @@ def create_app(
             return JSONResponse({"error": error}, 413, close)
         try:
             async with one_at_a_time:
-                found = await run_in_threadpool(answer, model, data)
+                with_picture = "picture" in request.query_params
+                found = await run_in_threadpool(answer, model, data, with_picture=with_picture)
         except UserError as e:
             return JSONResponse({"error": str(e)}, 422, _HEADERS)
         return JSONResponse(found, headers=_HEADERS)
@@ -237,7 +242,7 @@ def _hostname(netloc: str) -> str | None:
 
 def _page(model: "Model", about: str = "") -> str:
     """The page, with the words of the data set that the model was trained on."""
-    import numpy as np
+    from PIL import Image
 
     from jaxmnist.trained import mistakes
 
@@ -261,7 +266,7 @@ def _page(model: "Model", about: str = "") -> str:
         ),
     }[model.preparation["method"]]
     # Strokes and photos are put on black; what is only resized has the paper's white.
-    blank = np.full((1, 1, 1), 255 * (model.preparation["method"] == "resize"), np.uint8)
+    blank = Image.new("L", (1, 1), 255 * (model.preparation["method"] == "resize"))
     height, width, _ = model.image_shape
     shown_width, shown_height = mistakes.shown_size(model.image_shape, _SEEN)
     texts = {
@@ -281,42 +286,67 @@ def _page(model: "Model", about: str = "") -> str:
     return re.sub("|".join(texts), lambda match: texts[match[0]], page)
 
 
-def answer(model: "Model", data: bytes) -> dict[str, Any]:
+def answer(model: "Model", data: bytes, *, with_picture: bool = False) -> dict[str, Any]:
     """What the page shows about a picture.
 
     Args:
       model: the model.
-      data: the file, in a format that browsers show.
+      data: the file, in one of `predict`'s formats.
+      with_picture: whether the answer has "picture".
 
     Returns:
       "labels": the names of the classes.
       "classes": the most probable class.
       "probabilities": those of all classes.
       "image": the pixels that the network sees, upright: a PNG file as base64.
+      "doubt": why the answer is unsure; only if it is.
+      "detections": of a picture that shows several objects, the last four of each, in reading
+        order, with its "box": left, top, right and bottom, as fractions of the upright picture.
+        Above stands what is said of the first.
+      "text": of these, all classes, such as "42".
+      "note": which of several frames is meant; only then.
+      "picture": the picture, upright and reduced: a JPEG file as base64; always with a note, since
+        browsers show the first frame.
 
     Raises:
       UserError: it is no picture, it is damaged or too large, or nothing is on it.
     """
     from jaxmnist.data import pictures
+    from jaxmnist.trained import inference, reading
 
-    image = pictures.read(
-        io.BytesIO(data), "the picture", model.preparation, _FORMATS, max_pixels=MAX_PIXELS
-    )
-    classes, probabilities = model.predict(image)
+    page = pictures.find(io.BytesIO(data), "the picture", model.preparation, max_pixels=MAX_PIXELS)
+    (found,) = reading.detect(model, [page])
+    if not found:
+        raise UserError(f"the picture shows no {model.preparation['shows']}.")
+    each = [_detection(one, page.size) for one in found]
+    said = {"labels": model.class_names, **each[0]}
+    del said["box"]
+    if len(found) > 1:
+        said |= {"detections": each, "text": inference.text_of(found, model.class_names)}
+    if page.note:
+        said["note"] = page.note[0].upper() + page.note[1:]
+    if with_picture or page.note:
+        said["picture"] = _base64(page.picture.convert("RGB"), "JPEG")
+    return said
+
+
+def _detection(found: "Detection", size: tuple[int, int]) -> dict[str, Any]:
+    from jaxmnist.data import pictures
+
+    doubt = {"doubt": found.doubt} if found.doubt else {}
     return {
-        "labels": model.class_names,
-        "classes": int(classes),
-        "probabilities": probabilities.tolist(),
-        "image": _base64(image),
+        "box": [at / side for at, side in zip(found.box, 2 * size, strict=True)],
+        "classes": found.classes,
+        "probabilities": found.probabilities.tolist(),
+        "image": _base64(pictures.to_pillow(found.image)),
+        **doubt,
     }
 
 
-def _base64(image: Any) -> str:
-    """An image as a PNG file, in base64."""
-    from jaxmnist.data import pictures
-
+def _base64(image: "Image.Image", kind: str = "PNG") -> str:
+    """A picture as a file, in base64."""
     file = io.BytesIO()
-    pictures.to_pillow(image).save(file, "PNG")
+    image.save(file, kind)
     return base64.b64encode(file.getvalue()).decode()
 
 

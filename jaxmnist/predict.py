@@ -1,21 +1,43 @@
 """The command that classifies pictures."""
 
+import collections
+import contextlib
 import io
 import itertools
 import json
 import mimetypes
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxmnist.cli import Parser, run
 from jaxmnist.errors import UserError, warn
 from jaxmnist.files import local_path
 
-_AT_ONCE = 200  # How many pictures are read before they are classified.
+if TYPE_CHECKING:
+    from jaxmnist.data.pictures import Page
+    from jaxmnist.trained.inference import Model
+    from jaxmnist.trained.reading import Detection
+
+_AT_ONCE = 200  # How many objects the network sees at once.
+_AT_ONCE_SHOWN = 10  # How many pictures are kept until they are shown: each takes up to 3 MB.
+_PATIENCE = 1.0  # Seconds after which the pictures that are read are answered.
+_MOST_THREADS = 4  # A picture of 12 megapixels takes 0.1 GB while it is read.
 _STDIN = "-"
+_NEW_SUFFIXES = (".avif", ".heic", ".heif")  # `mimetypes` may not know them.
+
+
+class _Read(NamedTuple):
+    """A picture that was read: of one that could not be, `page` is empty and `error` says why."""
+
+    name: str
+    page: "Page"
+    error: str = ""
 
 
 def parser(verb: str | None = None) -> Parser:
@@ -23,14 +45,24 @@ def parser(verb: str | None = None) -> Parser:
     parser = Parser(
         verb,
         "predict",
-        description="Tell what is on pictures: a digit, or another class of the run's data set.",
+        description="Tell what is on pictures: a digit, or several, or another class of the run's "
+        "data set. An answer that is likely to be wrong is called unsure, with the reason.",
     )
     parser.add_workdir()
     parser.add_argument(
         "--json",
         action="store_true",
         help='print one object per line: "file", "classes" (the number of the most probable), '
-        '"class_name" and the "probabilities" of all',
+        '"class_name", the "probabilities" of all and, if the answer is unsure, "unsure", the '
+        'reason; of a picture that shows several, "file" and "detections": a list of such objects '
+        'in reading order, each with its "box" (left, top, right and bottom, in pixels of the '
+        'upright picture) in place of "file"',
+    )
+    parser.add_argument(
+        "--show",
+        metavar="DIR",
+        help="write for each picture a PNG file into this folder, which is made if need be: the "
+        "picture with a box around each digit, and what the network sees of it",
     )
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE", help="a picture, a folder of them, or - for stdin"
@@ -41,38 +73,141 @@ def parser(verb: str | None = None) -> Parser:
 def main(argv: list[str] | None = None, verb: str | None = None) -> int:
     """Runs the command; returns the exit status: 1 if a picture could not be read."""
     args = parser(verb).parse_args(argv)
-    return run(lambda: _predict(args.workdir, args.images, args.json))
+    return run(lambda: _predict(args.workdir, args.images, args.json, args.show))
 
 
-def _predict(workdir: str, images: list[str], as_json: bool) -> None:
+def _predict(workdir: str, images: list[str], as_json: bool, show: str | None) -> None:
+    folder = _writable(show) if show is not None else None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist.devices import tuning
-    from jaxmnist.trained import inference
+    from jaxmnist.trained import annotate, inference, reading
 
     tuning.cache_compilations()
     model = inference.load(workdir)
-    names, status = _names(images), 0
-    while group := list(itertools.islice(names, _AT_ONCE)):
-        readable = []
-        for name in group:
-            try:
-                readable.append((name, _read(name, model.preparation)))
-            except UserError as e:
-                warn(f"error: {e}")
-                status = 1
-        if not readable:
-            continue
-        found = model.predict([image for _, image in readable])
-        for (name, _), chosen, probabilities in zip(readable, *found, strict=True):
-            if as_json:
-                rounded = [float(f"{p:.6g}") for p in probabilities]
-                answer = {"file": name, "classes": int(chosen), "probabilities": rounded}
-                answer["class_name"] = model.class_names[chosen]
-                print(json.dumps(answer))
-            else:
-                print(f"{name}: {inference.in_words(probabilities, model.class_names)}")
-        sys.stdout.flush()
+    shows, names = model.preparation["shows"], model.class_names
+    status, used = 0, set[str]()
+    with contextlib.closing(_read_all(_names(images), model.preparation, bool(folder))) as all_read:
+        for group in _groups(all_read, _AT_ONCE_SHOWN if folder else _AT_ONCE):
+            found = reading.detect(model, [each.page for each in group])
+            for (name, page, error), detections in zip(group, found, strict=True):
+                if page.note:
+                    warn(page.note)
+                if not detections:
+                    warn(f"error: {error or f'{_called(name)} shows no {shows}.'}")
+                    status = 1
+                elif as_json:
+                    print(json.dumps(_as_json(name, detections, model)))
+                else:
+                    print(f"{name}: {inference.detections_in_words(detections, names)}")
+                if folder and page.size != (0, 0):
+                    path = folder / _file_name(name, used)
+                    annotate.annotate(page, detections, names, shows).save(path, compress_level=1)
+            sys.stdout.flush()
     sys.exit(status)
+
+
+def _writable(text: str) -> Path:
+    """The folder to write into, made if it is not there."""
+    folder = local_path(text, "--show", as_pattern=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(None, "it is not writable")
+    except FileExistsError:
+        raise UserError(f"--show={text} is a file: name a folder.") from None
+    except OSError as e:
+        raise UserError(f"--show={text}: cannot write there ({e.strerror}).") from None
+    return folder
+
+
+def _file_name(name: str, used: set[str]) -> str:
+    """The name of the file that shows a picture, unlike those that are used, to which it is added.
+
+    Of "a/b.jpg" that is "a_b.jpg.png".
+    """
+    name = "stdin" if name == _STDIN else os.path.normpath(name)
+    name = re.sub(r'[\x00-\x1f\\/:*?"<>|]+', "_", name).lstrip("._")
+    name = os.fsdecode(os.fsencode(name)[-200:])  # File systems allow 255 bytes.
+    numbers = ("" if i == 1 else f"-{i}" for i in itertools.count(1))
+    free = next(each for n in numbers if (each := f"{name}{n}.png").casefold() not in used)
+    used.add(free.casefold())
+    return free
+
+
+def _as_json(name: str, detections: "list[Detection]", model: "Model") -> dict[str, Any]:
+    each: list[dict[str, Any]] = []
+    for found in detections:
+        rounded = [float(f"{p:.6g}") for p in found.probabilities]
+        answer = {"classes": found.classes, "probabilities": rounded}
+        answer["class_name"] = model.class_names[found.classes]
+        each.append(answer | ({"unsure": found.doubt} if found.doubt else {}))
+    if len(each) == 1:
+        return {"file": name, **each[0]}
+    boxes = [[int(at) for at in found.box] for found in detections]
+    several = [{"box": box, **answer} for box, answer in zip(boxes, each, strict=True)]
+    return {"file": name, "detections": several}
+
+
+def _groups(all_read: Iterator[_Read], most: int) -> Iterator[list[_Read]]:
+    """Up to `most` pictures at a time, fewer if they show many objects or are slow to read."""
+    group: list[_Read] = []
+    began = 0.0
+    for each in all_read:
+        began = began if group else time.monotonic()
+        group.append(each)
+        objects = sum(len(one.page.regions) for one in group)
+        late = time.monotonic() - began > _PATIENCE
+        if late or len(group) >= most or objects >= _AT_ONCE:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _read_all(
+    names: Iterator[str], preparation: dict[str, Any], keep_pictures: bool
+) -> Generator[_Read, None, None]:
+    """What each picture shows, in order; threads read a few in advance."""
+    threads = min(os.cpu_count() or 1, _MOST_THREADS)
+    pool = ThreadPoolExecutor(threads)
+    ahead: collections.deque[Future[_Read]] = collections.deque()
+    try:
+        for name in names:
+            ahead.append(pool.submit(_read, name, preparation, keep_pictures))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(name: str, preparation: dict[str, Any], keep_picture: bool) -> _Read:
+    """What a picture shows; the picture itself is reduced to a pixel, unless it is kept."""
+    from PIL import Image
+
+    from jaxmnist.data import pictures
+
+    nothing = Image.new("RGB", (1, 1))
+    file: str | io.BytesIO = name
+    try:
+        if name == _STDIN:
+            file = io.BytesIO(sys.stdin.buffer.read())
+        else:
+            local_path(name, "IMAGE", as_pattern=False)  # Refuses URLs, for example.
+            if Path(name).is_dir():
+                raise UserError(f"{name} is a folder without pictures: name another.")
+        page, error = pictures.find(file, _called(name), preparation), ""
+    except UserError as e:
+        page, error = pictures.Page(nothing, (0, 0), []), str(e)
+        if keep_picture:
+            with contextlib.suppress(UserError):
+                page = pictures.look(file, _called(name))
+    return _Read(name, page if keep_picture else page._replace(picture=nothing), error)
+
+
+def _called(name: str) -> str:
+    return "standard input" if name == _STDIN else name
 
 
 def _names(images: Iterable[str]) -> Iterator[str]:
@@ -98,31 +233,12 @@ def _names(images: Iterable[str]) -> Iterator[str]:
 
 
 def _looks_like_picture(path: Path) -> bool:
-    """Whether a file is a picture, by its name or by its content."""
-    from PIL import Image, UnidentifiedImageError
+    """Whether a file is a picture, perhaps a damaged one, by its name or by its content."""
+    from jaxmnist.data import picture_files
 
     kind, _ = mimetypes.guess_type(path.name)
-    if kind is not None and kind.startswith("image/"):
-        return True
-    try:
-        with Image.open(path):
-            return True
-    except UnidentifiedImageError:
-        return False
-    except Exception:  # A damaged picture: the error is reported when it is read.
-        return True
-
-
-def _read(name: str, preparation: dict[str, Any]) -> Any:
-    """The input that a picture becomes, upright."""
-    from jaxmnist.data import pictures
-
-    if name == _STDIN:
-        return pictures.read(io.BytesIO(sys.stdin.buffer.read()), "standard input", preparation)
-    local_path(name, "IMAGE", as_pattern=False)  # Refuses URLs, for example.
-    if Path(name).is_dir():
-        raise UserError(f"{name} is a folder without pictures: name another.")
-    return pictures.read(name, name, preparation)
+    is_named = (kind or "").startswith("image/") or path.suffix.lower() in _NEW_SUFFIXES
+    return is_named or picture_files.begins_as_picture(path)
 
 
 if __name__ == "__main__":

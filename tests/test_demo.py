@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 from jaxmnist import demo
 from jaxmnist.data import datasets, pictures, png
+from jaxmnist.errors import UserError
 from jaxmnist.trained import inference
-from tests.trained.test_inference import untrained
+from tests.trained.test_inference import boxes_of, doubt, side_by_side, untrained
 
 pytest.importorskip("starlette", reason="needs the extra demo")
 uvicorn = pytest.importorskip("uvicorn", reason="needs the extra demo")
@@ -129,20 +130,20 @@ def test_the_model_has_answered_before_the_page_opens(
     """To a picture of something, so that the first stroke waits for no compilation."""
     loaded, events = {"mnist": model, "fashion_mnist": clothes}[dataset], []
 
-    def predict(self, image):
-        events.append(f"answered {image.shape}{shown()}")
-        return 0, np.ones(1)
+    def logits(self, inputs):
+        events.append(f"answered {inputs.shape}{shown()}")
+        return np.zeros((1, 10), np.float32)
 
     def shown():
         return capsys.readouterr().out
 
-    monkeypatch.setattr(type(model), "predict", predict)
+    monkeypatch.setattr(type(model), "logits", logits)
     monkeypatch.setattr(inference, "load", lambda _: loaded)
     monkeypatch.setattr(webbrowser, "open", lambda url: events.append(f"opened {url}"))
     monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: sockets[0].close())
     assert demo.main([f"--workdir={trained}", "--port=0"]) == 0
     url = re.search("http://[^ ]*", shown())[0]
-    assert events == ["answered (28, 28, 1)", f"opened {url}"]
+    assert events == ["answered (1, 28, 28, 1)", f"opened {url}"]
 
 
 def test_a_port_in_use_is_told_of(address, trained, capsys):
@@ -296,6 +297,38 @@ def test_a_picture_that_does_not_arrive_is_given_up(model):
     assert (status, json.loads(text)["error"]) == (408, "the picture did not arrive within 0.1 s.")
 
 
+def as_file(picture, kind="PNG", **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_several_digits_and_what_is_unsure_are_answered(model, test_split, monkeypatch):
+    image = test_split.images[0]
+    one = demo.answer(model, png.encode(image))
+    assert one.keys() == {"labels", "classes", "probabilities", "image"}
+    doubt(monkeypatch, 0)
+    unsure = demo.answer(model, png.encode(image))
+    assert unsure == one | {"doubt": "it is not written as digits are"}
+    digits = image, test_split.images[1]
+    paper = side_by_side(*digits)
+    found = demo.answer(model, as_file(paper))
+    first, second = found["detections"]
+    wanted = boxes_of(*digits) / (*paper.size, *paper.size)
+    np.testing.assert_allclose([first["box"], second["box"]], wanted, atol=0.05)
+    assert first.keys() - second.keys() == {"doubt"}
+    assert found["text"] == f"{first['classes']}{second['classes']}"
+    del first["box"]
+    assert found.items() >= first.items()
+    assert "picture" not in found
+    sent = demo.answer(model, as_file(paper, "TIFF"), with_picture=True)["picture"]
+    assert Image.open(io.BytesIO(base64.b64decode(sent))).size == paper.size
+    empty = pictures.Page(paper.convert("RGB"), paper.size, [])
+    monkeypatch.setattr(pictures, "find", lambda *_, **__: empty)
+    with pytest.raises(UserError, match=r"the picture shows no digit\."):
+        demo.answer(model, as_file(paper))
+
+
 class Page:
     """The demo's page, as a person uses it."""
 
@@ -374,7 +407,20 @@ def test_a_one_and_a_seven_are_drawn_with_the_mouse(browser, address):
     home = "http://{}:{}/".format(*address)
     assert any(url == home + "predict" for url in urls)
     assert all(url.startswith((home, "data:")) for url in urls), urls
-    assert browser.get_log("browser") == []
+    # A dot, with which a stroke begins, is no digit.
+    errors = [each["message"] for each in browser.get_log("browser")]
+    assert [each for each in errors if "status of 422" not in each] == []
+
+
+def test_nothing_is_missed_while_one_draws(browser, address):
+    """Once the pen is up it is said that a dot is no digit."""
+    page = Page(browser, address)
+    page.draw([(0, 0), (0, 0)], release=False)
+    page.wait(lambda: not browser.execute_script("return busy"))
+    note = page.find("#note")
+    assert note.text == ""
+    page.draw([(0, 0), (0, 0)])
+    page.wait(lambda: "shows no digit" in note.text)
 
 
 def test_strokes_are_undone_and_cleared_by_buttons_and_keys(browser, address):
@@ -516,3 +562,135 @@ def test_a_picture_of_ones_own_data_is_seen_as_the_network_sees_it(
         page.draw(ONE)
         page.wait(page.digit)
         assert sum(page.probabilities()) <= 100.5
+
+
+@pytest.fixture
+def two(model, test_split, monkeypatch):
+    """A picture of two digits, of which the second is unsure, what they are, and their boxes."""
+    doubt(monkeypatch, 1)
+    images = [i for i in test_split.images[:20] if model.predict(i).probabilities.max() > 0.99][:2]
+    return side_by_side(*images), model.predict(images).classes.tolist(), boxes_of(*images)
+
+
+def boxes(page):
+    """Left, top, right and bottom of the boxes, in the canvas's pixels of the page, and labels."""
+    paper, found = page.paper.rect, page.browser.find_elements("css selector", ".box")
+    return [
+        (
+            each.rect["x"] - paper["x"],
+            each.rect["y"] - paper["y"],
+            each.rect["x"] + each.rect["width"] - paper["x"],
+            each.rect["y"] + each.rect["height"] - paper["y"],
+            each.text,
+        )
+        for each in found
+    ]
+
+
+@pytest.mark.parametrize("kind", ["png", "turned", "tiff"])
+def test_boxes_lie_on_the_digits_of_a_picture(browser, address, two, tmp_path, kind):
+    """As the browser shows it: upright, in the middle; TIFF it does not show without the server."""
+    page, (paper, (first, second), wanted) = Page(browser, address), two
+    path, options = tmp_path / f"two.{kind}", {}
+    if kind == "turned":
+        path, exif = tmp_path / "two.jpg", Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6  # To be turned clockwise.
+        paper, options = paper.transpose(Image.Transpose.ROTATE_90), {"exif": exif}
+    paper.save(path, **options)
+    blank = page.pixels()
+    page.find("#file").send_keys(str(path))
+    page.wait(lambda: page.digit() == f"{first}{second}")
+    page.wait(lambda: page.pixels() != blank)
+    side = page.paper.size["width"]
+    page.wait(lambda: boxes(page)[0][1] > 1)
+    wanted = np.add(wanted, (0, 40, 0, 40)) * side / 200  # 200x120 in a square.
+    for box, found, label in zip(wanted, boxes(page), (first, f"{second}?"), strict=True):
+        np.testing.assert_allclose(found[:4], box, atol=0.1 * (box[3] - box[1]))
+        assert found[4] == str(label)
+    # Where the boxes are, and only there, is the paper's ink.
+    script = "return [...pen.getImageData(0, 0, 280, 280).data].filter((_, i) => i % 4 == 0)"
+    rows = (np.reshape(browser.execute_script(script), (280, 280)) < 128).any(1)
+    assert 56 <= np.flatnonzero(rows)[0] < np.flatnonzero(rows)[-1] < 224
+
+
+def test_each_of_several_digits_is_looked_at(browser, address, two, tmp_path):
+    """By a click anywhere in its box, or by the keyboard; what is unsure is said."""
+    page, (paper, wanted, _) = Page(browser, address), two
+    paper.save(tmp_path / "two.png")
+    page.find("#file").send_keys(str(tmp_path / "two.png"))
+    page.wait(lambda: page.digit() == "{}{}".format(*wanted))
+    second = browser.find_elements("css selector", ".box")[1]
+    buttons = browser.find_elements("css selector", ".box button")
+    note, seen = page.find("#note"), page.find("#seen")
+
+    def chosen():
+        return [each.get_attribute("aria-pressed") for each in buttons]
+
+    assert chosen() == ["true", "false"]
+    assert np.argmax(page.probabilities()) == wanted[0]
+    assert note.text == "Unsure of 1 of 2, marked with “?”."
+    before = seen.get_attribute("src")
+    second.click()
+    assert chosen() == ["false", "true"]
+    assert np.argmax(page.probabilities()) == wanted[1]
+    assert seen.get_attribute("src") != before
+    reason = "it is not written as digits are"
+    assert note.text == f"Unsure, perhaps {wanted[1]}: {reason}."
+    assert re.fullmatch(
+        rf"2 of 2: unsure, perhaps {wanted[1]}, [\d.]+ %", buttons[1].get_attribute("aria-label")
+    )
+    browser.execute_script("document.activeElement.blur(); arguments[0].focus()", page.paper)
+    browser.switch_to.active_element.send_keys("\ue004")  # Tab.
+    assert browser.switch_to.active_element == buttons[0]
+    assert chosen() == ["true", "false"]
+    page.find("#clear").click()
+    assert boxes(page) == []
+    page.find("#undo").click()
+    page.wait(lambda: page.digit() == "{}{}".format(*wanted))
+    assert boxes(page)[0][1] > 1
+    Image.new("L", (90, 90), 255).save(tmp_path / "blank.png")
+    page.find("#file").send_keys(str(tmp_path / "blank.png"))
+    page.wait(lambda: note.text == "the picture shows no digit: it is blank.")
+    assert (page.digit(), boxes(page), page.probabilities()) == ("", [], [0] * 10)
+
+
+def test_one_draws_in_the_boxes_of_what_was_drawn(browser, address):
+    """And a digit's label is clicked to look at it."""
+    page = Page(browser, address)
+    page.draw([(-0.5, -0.5), (-0.5, 0.5)])
+    page.draw([(0.5, -0.5), (0.5, 0.5)])
+    page.wait(lambda: len(page.digit()) == 2)
+    page.wait(lambda: not browser.execute_script("return busy"))
+    before = page.pixels()
+    page.draw([(-0.8, 0.0), (-0.2, 0.0)])
+    assert page.pixels() != before
+    page.wait(lambda: not browser.execute_script("return busy"))
+    browser.find_elements("css selector", ".box button")[1].click()
+    pressed = [
+        each.get_attribute("aria-pressed")
+        for each in browser.find_elements("css selector", ".box button")
+    ]
+    assert pressed == ["false", "true"]
+
+
+@pytest.mark.parametrize("kind", ["gif", "heic"])
+def test_the_frame_that_was_read_is_seen_in_every_format(
+    browser, address, model, test_split, tmp_path, kind
+):
+    """Browsers show the first frame of a GIF, and no HEIC: so the server sends the picture."""
+    digit, path = side_by_side(test_split.images[0]), tmp_path / f"it.{kind}"
+    wanted, note = str(model.predict(digit).classes), ""
+    if kind == "gif":
+        Image.new("L", digit.size, 255).save(path, save_all=True, append_images=[digit])
+        note = "The picture has 2 frames: this is frame 2, the first that is not blank."
+    else:
+        heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
+        with open(path, "wb") as f:
+            heif.from_pillow(digit.convert("RGB")).save(f)
+    page = Page(browser, address)
+    page.find("#file").send_keys(str(path))
+    page.wait(lambda: page.digit() == wanted)
+    script = "return pen.getImageData(0, 0, 280, 280).data.some((x, i) => i % 4 < 3 && x < 99)"
+    page.wait(lambda: browser.execute_script(script))
+    page.wait(lambda: not browser.execute_script("return busy"))
+    assert page.find("#note").text == note

@@ -1,5 +1,6 @@
 """The predict command, as its users run it."""
 
+import contextlib
 import copy
 import io
 import json
@@ -15,8 +16,9 @@ from PIL import Image
 
 import jaxmnist
 from jaxmnist import predict
-from jaxmnist.data import datasets, png
+from jaxmnist.data import datasets, pictures, png
 from jaxmnist.trained import inference
+from tests.trained.test_inference import boxes_of, doubt, side_by_side
 
 
 @pytest.fixture
@@ -132,7 +134,8 @@ def test_an_upright_letter_is_read_by_a_model_of_emnist(
 ):
     """The model of MNIST's digits serves for one that was trained on swapped letters."""
     emnist = copy.copy(model)
-    emnist.preparation = datasets.preparation("emnist/letters")
+    placed = {"box": 20, "centre": "mass"}
+    emnist.preparation = datasets.preparation("emnist/letters") | placed
     emnist.class_names = datasets.class_names("emnist/letters")[:10]
     monkeypatch.setattr(inference, "load", lambda workdir: emnist)
     for i, image in enumerate(test_split.images[:10]):
@@ -202,3 +205,213 @@ def test_a_reader_who_has_enough_ends_it_quietly(trained, command, folder):
     run.process.stdout.close()
     assert run.process.wait() == 1
     assert run.process.stderr.read() == ""
+
+
+@pytest.fixture
+def two(tmp_path, model, test_split):
+    """The path of a picture of two digits, what they are, and their boxes."""
+    images = [i for i in test_split.images[:20] if model.predict(i).probabilities.max() > 0.99][:2]
+    side_by_side(*images).save(tmp_path / "two.png")
+    return tmp_path / "two.png", model.predict(images).classes.tolist(), boxes_of(*images)
+
+
+def test_several_digits_are_answered_in_one_line(trained, two, model, capsys):
+    path, (first, second), boxes = two
+    a, b = model.detect(path)
+    p, q = a.probabilities[first], b.probabilities[second]
+    assert predict.main([f"--workdir={trained}", str(path)]) == 0
+    assert capsys.readouterr().out == (
+        f"{path}: {first}{second}: {first} ({p:.4f}), {second} ({q:.4f})\n"
+    )
+    assert predict.main([f"--workdir={trained}", "--json", str(path)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"file", "detections"}
+    assert found["file"] == str(path)
+    for each, detection, box in zip(found["detections"], (a, b), boxes, strict=True):
+        assert each.keys() == {"box", "classes", "probabilities", "class_name"}
+        assert each["box"] == list(detection.box)
+        np.testing.assert_allclose(each["box"], box, atol=0.1 * (box[3] - box[1]))
+        assert each["class_name"] == str(each["classes"]) == str(detection.classes)
+        np.testing.assert_allclose(each["probabilities"], detection.probabilities, atol=1e-6)
+
+
+def test_what_is_unsure_is_said_with_the_reason(
+    trained, folder, two, model, test_split, monkeypatch, capsys
+):
+    path, one = two[0], folder / "0.png"
+    doubt(monkeypatch, 0)
+    p = model.predict(test_split.images[0]).probabilities
+    words = inference.in_words(p, model.class_names)
+    reason = "it is not written as digits are"
+    assert predict.main([f"--workdir={trained}", str(one)]) == 0
+    assert capsys.readouterr().out == f"{one}: unsure, perhaps {words}: {reason}.\n"
+    assert predict.main([f"--workdir={trained}", "--json", str(one)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"file", "classes", "probabilities", "class_name", "unsure"}
+    assert found["unsure"] == reason
+    assert predict.main([f"--workdir={trained}", str(path)]) == 0
+    assert re.fullmatch(r".*: \d\d: unsure \d \([.\d]+\), \d \([.\d]+\)\n", capsys.readouterr().out)
+    assert predict.main([f"--workdir={trained}", "--json", str(path)]) == 0
+    found = json.loads(capsys.readouterr().out)["detections"]
+    assert [each.get("unsure") for each in found] == [reason, None]
+
+
+def test_what_was_found_is_shown(trained, two, folder, model, tmp_path, monkeypatch, capsys):
+    """The picture with boxes, and what the network sees; under a name of its own."""
+    path, *_ = two
+    Image.new("RGB", (400, 300), "white").save(tmp_path / "blank.jpg")
+    (tmp_path / "no.png").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    for name in ("a/b.png", "a_b.png"):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    names = ["two.png", "two.png", "a/b.png", "a_b.png", "blank.jpg", "no.png"]
+    assert predict.main([f"--workdir={trained}", "--show=made/here", *names]) == 1
+    shown = {}
+    for each in (tmp_path / "made/here").iterdir():
+        with Image.open(each) as opened:
+            shown[each.name] = np.asarray(opened)
+    assert shown.keys() == {
+        *("two.png.png", "two.png-2.png", "a_b.png.png", "a_b.png-2.png", "blank.jpg.png")
+    }
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    # 200x120 is shown at twice the size.
+    pixels = shown["two.png.png"]
+    blue = (pixels == (29, 95, 196)).all(-1)
+    assert blue[:240].any()
+    a, b = model.detect(path)
+    for i, each in enumerate((a, b)):
+        tile = np.asarray(pictures.to_pillow(each.image).resize((112, 112), 0))
+        left = 6 + 124 * i
+        np.testing.assert_array_equal(pixels[252:364, left : left + 112, 0], tile)
+    blank = shown["blank.jpg.png"]
+    assert blank.shape[:2] > (300, 400)
+    assert (blank[:300] > 250).all()
+    assert (blank[300:] == (194, 65, 12)).all(-1).any()
+
+
+def test_a_number_is_read_in_order_and_a_digit_on_ruled_paper_is_one(
+    trained, test_split, tmp_path, capsys
+):
+    digits = [test_split.images[np.flatnonzero(test_split.labels == i)[0]] for i in (4, 2, 7)]
+    side_by_side(*digits[:2]).save(tmp_path / "a.png")
+    ruled = np.array(side_by_side(digits[2]).resize((300, 360)))
+    for first in (15, 16):
+        ruled[first::40] = np.minimum(ruled[first::40], 210)
+    Image.fromarray(ruled).save(tmp_path / "b.png")
+    assert predict.main([f"--workdir={trained}", str(tmp_path)]) == 0
+    number, digit = capsys.readouterr().out.splitlines()
+    assert number.startswith(f"{tmp_path}/a.png: 42: ")
+    assert digit.startswith(f"{tmp_path}/b.png: 7 (")
+
+
+def test_the_first_frame_that_is_not_blank_is_read_and_told_of(
+    trained, test_split, tmp_path, capsys
+):
+    blank, digit, other = (
+        side_by_side(image) for image in (np.zeros((28, 28, 1), np.uint8), *test_split.images[:2])
+    )
+    digit.save(tmp_path / "one.png")
+    blank.save(tmp_path / "x.gif", save_all=True, append_images=[digit, other])
+    blank.save(tmp_path / "y.gif", save_all=True, append_images=[blank.rotate(1, fillcolor=254)])
+    shown = tmp_path / "shown"
+    names = [str(tmp_path / name) for name in ("x.gif", "one.png", "y.gif")]
+    assert predict.main([f"--workdir={trained}", f"--show={shown}", *names]) == 1
+    captured = capsys.readouterr()
+    found, wanted = captured.out.splitlines()
+    assert found.replace("x.gif", "one.png") == wanted
+    assert captured.err.splitlines() == [
+        f"{names[0]} has 3 frames: this is frame 2, the first that is not blank.",
+        f"error: {names[2]} shows no digit: it is blank.",
+    ]
+    assert len(list(shown.iterdir())) == 3
+
+
+def test_a_heic_picture_is_read_and_shown_whatever_is_on_it(trained, test_split, tmp_path, capsys):
+    """By its name in a folder, or by its content."""
+    heif = pytest.importorskip("pillow_heif", reason="needs the extra heif")
+    (tmp_path / "in").mkdir()
+    digit = side_by_side(test_split.images[0]).convert("RGB")
+    for name, picture in (("a.heic", digit), ("b", digit), ("c.HEIC", Image.new("RGB", (99, 50)))):
+        with open(tmp_path / "in" / name, "wb") as f:
+            heif.from_pillow(picture).save(f)
+    assert predict.main([f"--workdir={trained}", f"--show={tmp_path}", f"{tmp_path}/in"]) == 1
+    captured = capsys.readouterr()
+    a, b = captured.out.splitlines()
+    assert a.replace("a.heic", "b") == b
+    assert captured.err == f"error: {tmp_path}/in/c.HEIC shows no digit: it is blank.\n"
+    with Image.open(next(tmp_path.glob("*c.HEIC.png"))) as shown:
+        # At four times the size, above words.
+        assert np.asarray(shown)[:200, :396].max() < 9
+
+
+def test_a_picture_on_which_nothing_is_found_is_an_error(trained, two, monkeypatch, capsys):
+    empty = pictures.Page(Image.new("RGB", (9, 9)), (9, 9), [])
+    monkeypatch.setattr(pictures, "find", lambda *_: empty)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    assert predict.main([f"--workdir={trained}", str(two[0]), "-"]) == 1
+    assert capsys.readouterr().err == (
+        f"error: {two[0]} shows no digit.\nerror: standard input shows no digit.\n"
+    )
+
+
+def test_names_of_shown_pictures_are_safe_and_unlike():
+    used = set()
+    for name, wanted in [
+        ("-", "stdin.png"),
+        ("/a/../b/photo.jpg", "b_photo.jpg.png"),
+        ("../b/Photo.jpg", "b_Photo.jpg-2.png"),
+        (".hidden", "hidden.png"),
+        ('a:"b"?', "a_b_.png"),
+    ]:
+        assert predict._file_name(name, used) == wanted
+    assert len(predict._file_name("ü" * 300, used)) < 250
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("file", "--show={}/file is a file: name a folder."),
+        ("file/in", "--show={}/file/in: cannot write there (Not a directory)."),
+        ("closed", "--show={}/closed: cannot write there (it is not writable)."),
+    ],
+)
+def test_where_nothing_can_be_shown_is_told_of_first(where, words, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if where == "closed":
+        monkeypatch.setattr("os.access", lambda *_: False)  # Root may write everywhere.
+    assert predict.main(["--workdir=gone", f"--show={tmp_path}/{where}", "x.png"]) == 1
+    assert capsys.readouterr().err == f"error: {words.format(tmp_path)}\n"
+
+
+def test_pictures_are_read_a_few_in_advance_and_kept_only_to_be_shown(
+    trained, folder, model, monkeypatch
+):
+    begun, find = [], pictures.find
+    monkeypatch.setattr(pictures, "find", lambda *args: begun.append(args) or find(*args))
+    names = (str(folder / "0.png") for _ in range(10_000))
+    with contextlib.closing(predict._read_all(names, model.preparation, False)) as read:
+        each = next(read)
+        assert each.page.picture.size == (1, 1)
+        assert len(each.page.regions) == 1
+        assert len(begun) < 20
+    names = iter([str(folder / "0.png")])
+    with contextlib.closing(predict._read_all(names, model.preparation, True)) as read:
+        assert next(read).page.picture.size == (28, 28)
+
+
+def test_few_are_answered_at_once_where_they_are_slow_or_show_much(model, monkeypatch):
+    def page(count):
+        region = pictures.Region((0, 0, 9, 9), np.zeros((28, 28, 1), np.uint8))
+        return predict._Read("x", pictures.Page(Image.new("RGB", (9, 9)), (9, 9), count * [region]))
+
+    def sizes(counts, most=200):
+        return [len(group) for group in predict._groups(map(page, counts), most)]
+
+    assert sizes([1] * 450) == [200, 200, 50]
+    assert sizes([90] * 7) == [3, 3, 1]
+    assert sizes([0, 1, 0], most=2) == [2, 1]
+    assert sizes([]) == []
+    monkeypatch.setattr(predict, "_PATIENCE", -1.0)
+    assert sizes([1, 1, 1]) == [1, 1, 1]

@@ -1,8 +1,9 @@
 """A trained model: the newest or best checkpoint of a run, asked about pictures."""
 
 import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from jaxmnist.record.metrics import read_metrics
 from jaxmnist.record.network import describe_network
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import TrainState
+from jaxmnist.trained import reading
+from jaxmnist.trained.reading import Detection
 
 Picture = str | os.PathLike | Image.Image | ArrayLike
 
@@ -70,6 +73,44 @@ def in_words(
     names = class_names or range(len(probabilities))
     chosen = np.argsort(-probabilities, kind="stable")[:count]
     return ", then ".join(f"{names[i]} ({probabilities[i]:.4f})" for i in chosen)
+
+
+class Detections(list[Detection]):
+    """A model's answers to all that one picture shows, in reading order: a list of `Detection`s.
+
+    Attributes:
+      class_names: the names of the classes.
+    """
+
+    def __init__(self, detections: Iterable[Detection], class_names: Sequence[str]):
+        super().__init__(detections)
+        self.class_names = class_names
+
+    def __repr__(self) -> str:
+        return f"Detections({detections_in_words(self, self.class_names)})"
+
+
+def detections_in_words(detections: Sequence[Detection], class_names: Sequence[str]) -> str:
+    """What a picture shows, such as "42: 4 (0.9981), 2 (0.9902)"; of one object, as `in_words`."""
+    if len(detections) == 1:
+        words = in_words(detections[0].probabilities, class_names)
+        doubt = detections[0].doubt
+        return f"unsure, perhaps {words}: {doubt}." if doubt else words
+    each = [
+        f"{'unsure ' if d.doubt else ''}{in_words(d.probabilities, class_names, 1)}"
+        for d in detections
+    ]
+    return ": ".join([text_of(detections, class_names)] * bool(each) + [", ".join(each)])
+
+
+def text_of(detections: Sequence[Detection], class_names: Sequence[str]) -> str:
+    """The classes in reading order, such as "42", or "cat dog"; rows are apart by " / "."""
+    gap = " " if any(len(name) > 1 for name in class_names) else ""
+    text = class_names[detections[0].classes] if detections else ""
+    for before, each in itertools.pairwise(detections):
+        text += " / " if each.row != before.row else gap
+        text += class_names[each.classes]
+    return text
 
 
 class Model:
@@ -141,8 +182,50 @@ class Model:
             an array of uint16 with levels above 255 has 16 bits.
 
         Raises:
+          UserError: a file or an image is no picture, is damaged, or shows nothing, or several:
+            `detect` answers these.
+          ValueError: an array has another shape, type or range.
+        """
+        given, names, is_one = self._given(images)
+        is_page = np.array([isinstance(each, pictures.Page) for each in given], bool)
+        inputs = _stacked([x for x in given if not isinstance(x, pictures.Page)], self.image_shape)
+        probabilities = np.empty((len(given), len(self.class_names)), np.float32)
+        probabilities[~is_page] = self.probabilities(pictures.swap(inputs, self.preparation))
+        pages = [each for each in given if isinstance(each, pictures.Page)]
+        for i, found in zip(np.flatnonzero(is_page), reading.detect(self, pages), strict=True):
+            if len(found) != 1:
+                raise UserError(_not_one(names[i], len(found), self.preparation["shows"]))
+            probabilities[i] = found[0].probabilities
+        answers = probabilities.argmax(-1), probabilities
+        predictions = Predictions(*(x[0] for x in answers) if is_one else answers)
+        predictions.class_names = self.class_names
+        return predictions
+
+    def detect(self, images: Picture | Sequence[Picture]) -> Detections | list[Detections]:
+        """All that a picture shows, such as the digits of a number, with the answer to each.
+
+        Args:
+          images: a picture or several, as `predict` takes them. Arrays of the model's `image_shape`
+            are one object each; floating-point levels are rounded to uint8.
+
+        Returns:
+          Of one picture a list of detections, in reading order; of several a list of these lists.
+
+        Raises:
           UserError: a file or an image is no picture, is damaged, or shows nothing.
           ValueError: an array has another shape, type or range.
+        """
+        given, _, is_one = self._given(images)
+        pages = [x if isinstance(x, pictures.Page) else _page(x) for x in given]
+        found = [Detections(each, self.class_names) for each in reading.detect(self, pages)]
+        return found[0] if is_one else found
+
+    def _given(
+        self, images: Picture | Sequence[Picture]
+    ) -> tuple[Sequence[pictures.Page | np.ndarray] | np.ndarray, list[str], bool]:
+        """What pictures show, or inputs that are used as they are, with names for errors.
+
+        The last is whether it is one picture only.
         """
         listed: Any
         if isinstance(images, list | tuple) and all(_is_picture(each) for each in images):
@@ -151,13 +234,17 @@ class Model:
             listed, is_one = [images], True
         else:
             listed, is_one = _as_many(np.asarray(images), "the picture", self.image_shape)
-        names = ["the picture"] if is_one else [f"images[{i}]" for i in range(len(listed))]
-        inputs = _inputs(listed, names, self.preparation, self.image_shape)
-        logits = self.logits(pictures.swap(inputs, self.preparation))
-        answers = logits.argmax(-1), _softmax(logits)
-        found = Predictions(*(x[0] for x in answers) if is_one else answers)
-        found.class_names = self.class_names
-        return found
+        names = [
+            str(each) if _is_path(each) else "the picture" if is_one else f"images[{i}]"
+            for i, each in enumerate(listed)
+        ]
+        if isinstance(listed, np.ndarray) and listed.shape[1:] == self.image_shape:
+            return listed, names, is_one
+        given = [
+            _page_or_input(x, name, self.preparation, self.image_shape)
+            for x, name in zip(listed, names, strict=True)
+        ]
+        return given, names, is_one
 
     def probabilities(
         self, inputs: Shaped[np.ndarray, "n h w c"]
@@ -277,8 +364,12 @@ def _softmax(logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n cla
     return exp / exp.sum(-1, keepdims=True)
 
 
+def _is_path(picture: Any) -> bool:
+    return isinstance(picture, str | os.PathLike)
+
+
 def _is_file(picture: Any) -> bool:
-    return isinstance(picture, str | os.PathLike | Image.Image)
+    return _is_path(picture) or isinstance(picture, Image.Image)
 
 
 def _is_picture(picture: Any) -> bool:
@@ -286,29 +377,36 @@ def _is_picture(picture: Any) -> bool:
     return _is_file(picture) or getattr(picture, "ndim", 0) >= 2
 
 
-def _inputs(
-    listed: Sequence[Picture] | np.ndarray,
-    names: Sequence[str],
-    preparation: pictures.Preparation,
-    image_shape: tuple[int, ...],
+def _not_one(name: str, count: int, shows: str) -> str:
+    if not count:
+        return f"{name} shows no {shows}."
+    # Only strokes are several: digits, letters or characters.
+    return f"{name} shows {count} {shows}s: `model.detect` answers each of them."
+
+
+def _stacked(
+    inputs: Sequence[np.ndarray], image_shape: tuple[int, ...]
 ) -> Shaped[np.ndarray, "n h w c"]:
-    """The inputs that pictures become, upright: uint8, or float32 if any of them is."""
-    if isinstance(listed, np.ndarray) and listed.shape[1:] == image_shape:
-        return listed
-    inputs = [
-        _input(x, name, preparation, image_shape) for x, name in zip(listed, names, strict=True)
-    ]
+    """Inputs as one array: uint8, or float32 if any of them is."""
     if any(each.dtype != np.uint8 for each in inputs):
         inputs = [x / np.float32(255) if x.dtype == np.uint8 else x for x in inputs]
     return np.stack(inputs) if inputs else np.empty((0, *image_shape), np.uint8)
 
 
-def _input(
+def _page(levels: Shaped[np.ndarray, "h w c"]) -> pictures.Page:
+    """An input, used as it is, as a page that shows nothing else."""
+    if levels.dtype != np.uint8:
+        levels = np.round(levels * 255).astype(np.uint8)
+    height, width, _ = levels.shape
+    region = pictures.Region((0, 0, width, height), levels)
+    return pictures.Page(pictures.to_pillow(levels), (width, height), [region])
+
+
+def _page_or_input(
     picture: Picture, name: str, preparation: pictures.Preparation, image_shape: tuple[int, ...]
-) -> Shaped[np.ndarray, "h w c"]:
-    """The input that a picture becomes, upright."""
+) -> pictures.Page | Shaped[np.ndarray, "h w c"]:
+    """What a picture shows, or the input that an array of the shape is."""
     if isinstance(picture, str | os.PathLike):
-        name = str(picture)
         picture = local_path(name, "the picture", as_pattern=False)
         if picture.is_dir():
             raise UserError(f"{name} is a folder: name the pictures in it.")
@@ -325,7 +423,8 @@ def _input(
         if levels.dtype != np.uint8:
             levels = np.round(levels * 255).astype(np.uint8)
         picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
-    return pictures.read(picture, name, preparation)
+    page = pictures.find(picture, name, preparation)
+    return page._replace(picture=Image.new("RGB", (1, 1)))  # Many would take much memory.
 
 
 def _as_many(

@@ -23,7 +23,7 @@ from jaxmnist.models import CNN
 from jaxmnist.optimizers import create_optimizer
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import init_state
-from jaxmnist.trained import inference
+from jaxmnist.trained import inference, reading
 
 
 def untrained(image_shape, class_names, **preparation):
@@ -35,6 +35,45 @@ def untrained(image_shape, class_names, **preparation):
     network = CNN(features=(8,), hidden=16, num_classes=len(class_names))
     state = init_state(network, create_optimizer(config), 0, image_shape)
     return inference.Model(Run(config, Workdir(Path("nowhere"))), info, state, Layout.create())
+
+
+def doubt(monkeypatch, *indices):
+    """Has the answers to those regions of a picture be unsure."""
+    detect = reading.detect
+
+    def doubting(model, pages):
+        return [
+            [
+                found._replace(doubt="it is not written as digits are" * (i in indices))
+                for i, found in enumerate(each)
+            ]
+            for each in detect(model, pages)
+        ]
+
+    monkeypatch.setattr(reading, "detect", doubting)
+
+
+def side_by_side(*images):
+    """A picture of paper on which digits of the data set are in a row, each 100 pixels wide."""
+    paper = Image.new("L", (100 * len(images), 120), 255)
+    for i, image in enumerate(images):
+        large = Image.fromarray(255 - image[..., 0]).resize((80, 80))
+        paper.paste(large, (100 * i + 10, 20))
+    return paper
+
+
+def boxes_of(*images):
+    """Where the digits are in `side_by_side`: left, top, right and bottom of each."""
+    boxes = []
+    for i, image in enumerate(images):
+        left, top, right, bottom = (
+            Image.fromarray(image[..., 0])
+            .resize((80, 80))
+            .point(lambda level: 255 * (level > 127))
+            .getbbox()
+        )
+        boxes.append((100 * i + 10 + left, 20 + top, 100 * i + 10 + right, 20 + bottom))
+    return np.array(boxes)
 
 
 SHAPES = [(32, 32, 3), (8, 8, 1), (20, 30, 3), (4, 4, 1), (3, 5, 1)]
@@ -341,6 +380,64 @@ def test_a_model_and_its_answers_say_what_they_are(trained, model, test_split):
         f"Predictions(1 picture: {name} ({p[first]:.4f}))"
     )
     assert repr(fashion.predict([])) == "Predictions(0 pictures)"
+
+
+def test_several_digits_are_detected_and_not_predicted(model, test_split, tmp_path):
+    images = [i for i in test_split.images[:20] if model.predict(i).probabilities.max() > 0.99][:2]
+    wanted = model.predict(images).classes.tolist()
+    paper = side_by_side(*images)
+    paper.save(tmp_path / "two.png")
+    text = "".join(map(str, wanted))
+    for picture in (tmp_path / "two.png", str(tmp_path / "two.png"), paper, np.asarray(paper)):
+        found = model.detect(picture)
+        assert [each.classes for each in found] == wanted
+        np.testing.assert_allclose([each.box for each in found], boxes_of(*images), atol=5)
+        a, b = (each.probabilities.max() for each in found)
+        words = f"{text}: {wanted[0]} ({a:.4f}), {wanted[1]} ({b:.4f})"
+        assert repr(found) == f"Detections({words})"
+        assert repr(pickle.loads(pickle.dumps(found))) == repr(found)
+    for picture, name in ((tmp_path / "two.png", f"{tmp_path}/two.png"), (paper, "the picture")):
+        words = rf"{name} shows 2 digits: `model\.detect` answers each of them\."
+        with pytest.raises(UserError, match=words):
+            model.predict(picture)
+    # An array of the inputs' shape is one digit, as it is, in a list too.
+    given = [paper, images[0], images[1] / 255]
+    two, first, second = model.detect(given)
+    assert repr(two) == repr(found)
+    assert [each[0].classes for each in (first, second)] == wanted
+    np.testing.assert_array_equal(second[0].image, images[1])
+    assert first[0].box == (0, 0, 28, 28)
+    assert model.detect([]) == []
+    with pytest.raises(UserError, match=r"images\[0\] shows 2 digits"):
+        model.predict(given)
+
+
+def test_a_picture_that_shows_nothing_and_one_that_is_unsure(model, test_split, monkeypatch):
+    paper = side_by_side(test_split.images[0])
+    wanted = model.predict(paper)
+    doubt(monkeypatch, 0)
+    same(model.predict(paper), wanted)  # Probabilities as ever.
+    words = inference.in_words(wanted.probabilities, model.class_names)
+    assert repr(model.detect(paper)) == (
+        f"Detections(unsure, perhaps {words}: it is not written as digits are.)"
+    )
+    empty = pictures.Page(paper.convert("RGB"), paper.size, [])
+    monkeypatch.setattr(pictures, "find", lambda *_: empty)
+    assert repr(model.detect(paper)) == "Detections()"
+    with pytest.raises(UserError, match=r"the picture shows no digit\."):
+        model.predict(paper)
+
+
+def test_what_was_detected_is_read_in_lines():
+    def at(row, classes):
+        image, probabilities = np.zeros((28, 28, 1), np.uint8), np.eye(10, dtype=np.float32)
+        return reading.Detection((0, 0, 9, 9), image, classes, probabilities[classes], row=row)
+
+    found = [at(0, 1), at(0, 2), at(0, 3), at(1, 4), at(1, 5), at(2, 6)]
+    digits = [str(i) for i in range(10)]
+    assert inference.text_of(found, digits) == "123 / 45 / 6"
+    assert inference.text_of(found, [*digits[:9], "none"]) == "1 2 3 / 4 5 / 6"
+    assert inference.text_of([], digits) == ""
 
 
 def test_a_model_between_two_evaluations_has_no_accuracy(trained, tmp_path):
