@@ -30,6 +30,10 @@ LIMITS = {
     "alpha": (0, 1000),
     "sigma": (0.1, 100),
     "size": (0, 1000),
+    "thin": (0, 1),
+    "thick": (0, 1),
+    "gaps": (0, 1),
+    "remains": (0, 1),
 }
 
 
@@ -204,6 +208,78 @@ def cutout(key: Key[Array, ""], images: Images, size: float = 8.0) -> Images:
     return jnp.where(rows[:, :, None, None] & columns[:, None, :, None], 0.0, images)
 
 
+def strokes(key: Key[Array, ""], images: Images, thin: float = 0.7, thick: float = 0.7) -> Images:
+    """Makes light strokes on black thinner or thicker, by an amount drawn from [-thin, thick].
+
+    The image is mixed with its grey erosion or dilation over a pixel and its four neighbours; the
+    amount is the share of that, so at 1 each edge of a stroke has moved by a pixel.
+
+    Args:
+      key: of the draws.
+      images: the images.
+      thin: by how many pixels each edge moves in, at most.
+      thick: by how many pixels it moves out, at most.
+    """
+    amounts = jax.random.uniform(key, (len(images), 1, 1, 1), minval=-thin, maxval=thick)
+    eroded = _of_neighbours(images, jnp.minimum)
+    dilated = _of_neighbours(images, jnp.maximum)
+    share = jnp.abs(amounts)
+    return (1 - share) * images + share * jnp.where(amounts < 0, eroded, dilated)
+
+
+def _of_neighbours(images: Images, function: Callable[[Array, Array], Array]) -> Images:
+    """`function`, folded over each pixel and those above, below, left and right of it."""
+    _, height, width, _ = images.shape
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    found = images
+    for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        found = function(found, padded[:, down : down + height, right : right + width])
+    return found
+
+
+def lines(key: Key[Array, ""], images: Images, gaps: float = 0.2, remains: float = 0.2) -> Images:
+    """Erases straight lines from some images and adds some to others.
+
+    That is what is left of a digit on ruled paper: strokes with gaps where lines were removed, and
+    pieces of lines that were not.
+
+    Args:
+      key: of the draws.
+      images: the images, light on black.
+      gaps: the share of images in which lines are erased.
+      remains: the share in which lines are added, drawn apart.
+    """
+    erased, added = jax.random.split(key)
+    images = images * (1 - ruled_lines(erased, images.shape, gaps))
+    return jnp.maximum(images, ruled_lines(added, images.shape, remains))
+
+
+def ruled_lines(
+    key: Key[Array, ""], shape: tuple[int, ...], share: float
+) -> Float[Array, "batch height width 1"]:
+    """How bright lines in a share of the images make each pixel, in [0, 1].
+
+    The lines of an image are parallel, horizontal or vertical within 3 degrees, 6 to 24 pixels
+    apart, 0.3 to 1.5 pixels wide, 0.3 to 1 bright, and begin and end alike.
+    """
+    batch, height, width, _ = shape
+    draws = jax.random.uniform(key, (batch, 9))[..., None, None, None]
+    tilt, offset, spacing, thickness, strength, middle, reach = (
+        least + (most - least) * draws[:, i]
+        for i, (least, most) in enumerate(
+            [(-0.05, 0.05), (0, 24), (6, 24), (0.3, 1.5), (0.3, 1), (-1, 1), (0.2, 1)]
+        )
+    )
+    down = (_range(height) - (height - 1) / 2)[None, :, None, None]
+    right = (_range(width) - (width - 1) / 2)[None, None, :, None]
+    is_vertical, is_chosen = draws[:, 7] < 0.5, draws[:, 8] < share
+    across = jnp.where(is_vertical, right + tilt * down, down + tilt * right)
+    along = jnp.where(is_vertical, down * (2 / height), right * (2 / width))
+    distance = jnp.abs((across + offset) % spacing - spacing / 2)
+    covered = jnp.clip((thickness + 1) / 2 - distance, 0, jnp.minimum(thickness, 1))
+    return jnp.where(is_chosen & (jnp.abs(along - middle) < reach), strength * covered, 0.0)
+
+
 def warp(images: Images, rows: Places, columns: Places) -> Images:
     """Images with the pixels at other places of those that are given, bilinear between pixels.
 
@@ -246,5 +322,5 @@ def _range(size: int) -> Float[Array, " size"]:
 
 # By the names that a config has.
 TRANSFORMATIONS: dict[str, Callable[..., Array]] = {
-    function.__name__: function for function in (affine, elastic, cutout)
+    function.__name__: function for function in (affine, elastic, cutout, strokes, lines)
 }

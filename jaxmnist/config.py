@@ -154,8 +154,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "augment": Field(
             "",
-            "how training images are varied at random: affine(rotate=12, shift=2, scale=0.1, "
-            "shear=0.1), elastic(alpha=25, sigma=4); '': not at all",
+            "random variations of the training images, in the order given: affine(rotate=12, "
+            "shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4), cutout, strokes, lines; "
+            "'': none",
         ),
         "patience": Field(
             0,

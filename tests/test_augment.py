@@ -1,5 +1,9 @@
 """Augmentation beside SciPy's, what strength 0 leaves, and the sentences for what is refused."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +15,7 @@ from jaxmnist.augment import Augment, create_augment
 from jaxmnist.errors import UserError
 
 KEY = jax.random.key(0)
-ALL = "affine(), elastic(), cutout()"
+ALL = "affine(), elastic(), cutout(), strokes(), lines()"
 
 
 @pytest.fixture(scope="module", params=[(28, 28, 1), (9, 14, 3)], ids=str)
@@ -43,6 +47,7 @@ def transform(images, angle=0.0, scale=1.0, shear=0.0, shift=(0.0, 0.0)):
     "text",
     [
         "affine(rotate=0, shift=0, scale=0, shear=0), elastic(alpha=0, sigma=1), cutout(size=0)",
+        "strokes(thin=0, thick=0), lines(gaps=0, remains=0)",
         "",
     ],
 )
@@ -148,7 +153,82 @@ def test_cutout_makes_a_square_0():
     assert gone.any(0).all()
 
 
-@pytest.mark.parametrize("text", ["affine()", "elastic()", "cutout(size=4)"])
+def drawn_once(key, shape, minval=0.0, maxval=1.0):
+    """jax.random.uniform, whose draws rise from minval to maxval over the batch."""
+    steps = jnp.linspace(minval, maxval, shape[0], dtype=jnp.float32)
+    return jnp.broadcast_to(steps.reshape(-1, *[1] * (len(shape) - 1)), shape)
+
+
+def test_strokes_beside_scipy(images, monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", drawn_once)
+    amounts, plus = np.linspace(-0.8, 0.5, len(images)), ndimage.generate_binary_structure(2, 1)
+
+    def expected(i, x):
+        morphology = ndimage.grey_erosion if amounts[i] < 0 else ndimage.grey_dilation
+        moved = morphology(x, footprint=plus, mode="constant")
+        return x + abs(amounts[i]) * (moved - x)
+
+    out = augment.strokes(KEY, images, thin=0.8, thick=0.5)
+    np.testing.assert_allclose(out, each_plane(expected, images), rtol=0, atol=1e-6)
+
+
+def test_strokes_move_each_edge_by_a_pixel_at_most(monkeypatch):
+    monkeypatch.setattr(jax.random, "uniform", drawn_once)
+    bar = jnp.zeros((3, 12, 12, 1)).at[:, :, 4:8].set(1.0)
+    widths = augment.strokes(KEY, bar, thin=1.0, thick=1.0)[:, 5, :, 0].sum(axis=1)
+    np.testing.assert_array_equal(widths, [2, 4, 6])
+
+
+@pytest.mark.parametrize("vertical", [False, True])
+def test_known_lines(monkeypatch, vertical):
+    """Half of each range: no tilt, 15 pixels apart, 0.9 wide, of 0.6 of the middle."""
+    draws = jnp.full((1, 9), 0.5).at[0, 7].set(0.1 if vertical else 0.9)
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: draws)
+    expected = np.zeros((28, 28))
+    expected[[9, 24], 6:22] = 0.65 * 0.9
+    found = augment.ruled_lines(KEY, (1, 28, 28, 1), 1.0)[0, ..., 0]
+    np.testing.assert_allclose(found.T if vertical else found, expected, rtol=0, atol=1e-6)
+
+
+def test_lines_are_erased_from_a_share_of_images_and_added_to_another():
+    grey = jnp.full((2000, 28, 28, 2), 0.05)
+    out = np.asarray(augment.lines(KEY, grey, gaps=0.3, remains=0.6))
+    np.testing.assert_array_equal(out[..., 0], out[..., 1])
+    assert (out.min(), out.max()) >= (0, 0.9)
+    assert out.max() <= 1
+    gaps, remains = (out < 0.05).any((1, 2, 3)), (out > 0.05).any((1, 2, 3))
+    np.testing.assert_allclose([gaps.mean(), remains.mean()], [0.3, 0.6], atol=0.03)
+    assert abs(np.corrcoef(gaps, remains)[0, 1]) < 0.1
+
+
+ON_FOUR_DEVICES = """
+import jax, numpy as np
+from jaxmnist.augment import create_augment
+
+key, function = jax.random.key(0), jax.jit(create_augment("{text}"))
+images = jax.random.uniform(key, (8, 12, 12, 1))
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+out = function(key, jax.device_put(images, spread))
+assert len(out.addressable_shards) == 4
+np.testing.assert_allclose(out, function(key, images), rtol=0, atol=1e-6)
+"""
+
+
+def test_a_batch_over_several_devices_has_the_same_draws():
+    """In a process of its own, since the number of devices is fixed once JAX has started."""
+    env = os.environ | {
+        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # Compiles in a third of the time.
+    }
+    subprocess.run([sys.executable, "-c", ON_FOUR_DEVICES.format(text=ALL)], env=env, check=True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["affine()", "elastic()", "cutout(size=4)", "strokes(thick=0)", "lines(gaps=1)"],
+)
 def test_draws_follow_the_key_and_differ_by_image(text):
     same = jnp.ones((20, 12, 12, 1))
     function = jax.jit(create_augment(text))
@@ -194,7 +274,7 @@ def test_equal_by_value():
         ("affine() elastic()", "it must be names with keyword arguments"),
         ("affine(shift=x)", "it must be names with keyword arguments"),
         ("affine, blur(3), elastic", "it must be names with keyword arguments"),
-        ("affine, blur", "'blur' is none of affine, elastic, cutout."),
+        ("affine, blur", "'blur' is none of affine, elastic, cutout, strokes, lines."),
         ("affine(angle=3)", "affine takes rotate, shift, scale, shear, not 'angle'."),
         ("elastic(key=3)", "elastic takes alpha, sigma, not 'key'."),
         ("affine(rotate=-1)", "rotate must be a number from 0 to 180."),
@@ -204,6 +284,10 @@ def test_equal_by_value():
         ("elastic(alpha='high')", "alpha must be a number from 0 to 1,000."),
         ("elastic(sigma=0)", "sigma must be a number from 0.1 to 100."),
         ("cutout(size=(1, 2))", "size must be a number from 0 to 1,000."),
+        ("strokes(thin=1.5)", "thin must be a number from 0 to 1."),
+        ("strokes(thick=-1)", "thick must be a number from 0 to 1."),
+        ("lines(gaps=2)", "gaps must be a number from 0 to 1."),
+        ("lines(remains=2)", "remains must be a number from 0 to 1."),
         ("cutout(size=None)", "size must be a number from 0 to 1,000."),
     ],
 )

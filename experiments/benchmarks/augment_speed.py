@@ -27,8 +27,11 @@ from jaxmnist.optimizers import create_optimizer
 from jaxmnist.train_step import init_state, train_step
 
 BATCH, ROUNDS, CALLS = 100, 20, 5
-EXAMPLE = "affine(rotate=12, shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4)"
-TEXTS = ("affine()", "elastic()", "cutout()", EXAMPLE)
+EXAMPLE = (
+    "affine(rotate=12, shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4), "
+    "strokes(thin=0.7, thick=0.7), lines(gaps=0.2, remains=0.2)"
+)
+TEXTS = ("affine()", "elastic()", "cutout()", "strokes()", "lines()", EXAMPLE)
 
 
 def measure() -> dict[str, list[float]]:
