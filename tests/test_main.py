@@ -135,7 +135,7 @@ def test_killed_and_stopped_runs_resume_bit_for_bit(command, here, uninterrupted
         wait_for_step(run, tmp_path, max(step, before + 10))  # Which the one before had not.
         run.kill(signum)
         status = run.wait()
-        if step >= 110 and status == 0:
+        if step >= 110 and (tmp_path / "results.json").exists():
             break  # On a busy machine the run was at its end before the signal came.
         assert not (tmp_path / "results.json").exists()
         assert f"resuming from step {at}" in run.out or not at
