@@ -50,7 +50,8 @@ def experiments() -> dict[Path, str]:
     folder = Path(__file__).parent.parent / "experiments"
     with contextlib.suppress(ValueError):
         folder = folder.relative_to(Path.cwd())
-    return {path: _docstring(path).partition("\n")[0] for path in sorted(folder.glob("*.py"))}
+    paths = [path for path in sorted(folder.glob("*.py")) if "def get_config(" in _text(path)]
+    return {path: _docstring(path).partition("\n")[0] for path in paths}
 
 
 def reported_accuracy(path: str | os.PathLike | None) -> str | None:
@@ -62,6 +63,14 @@ def reported_accuracy(path: str | os.PathLike | None) -> str | None:
 
 def _docstring(path: Path) -> str:
     try:
-        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except (OSError, SyntaxError, ValueError):
+        return ast.get_docstring(ast.parse(_text(path))) or ""
+    except (SyntaxError, ValueError):
+        return ""
+
+
+def _text(path: Path) -> str:
+    """What a file says; "" if it cannot be read, or is no text."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
         return ""
