@@ -110,15 +110,14 @@ def _about(workdir: str, model: "Model") -> str:
 
 
 def _warm_up(model: "Model") -> None:
-    """Has the model answer one stroke, and two, so that none drawn waits for a compilation."""
+    """Has the model answer a stroke, so that the first one drawn waits for no compilation."""
     import numpy as np
 
     from jaxmnist.data import png
 
     paper = np.full((280, 280, 1), 255, np.uint8)
-    for columns in (slice(130, 150), slice(180, 200)):
-        paper[60:220, columns] = 0
-        answer(model, png.encode(paper))
+    paper[60:220, 130:150] = 0
+    answer(model, png.encode(paper))
 
 
 def _listen(host: str, port: int) -> socket.socket:
