@@ -9,7 +9,6 @@ import mimetypes
 import os
 import re
 import sys
-import time
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from jaxmnist.trained.inference import Model
     from jaxmnist.trained.reading import Detection
 
-_AT_ONCE = 200  # How many objects the network sees at once.
-_AT_ONCE_SHOWN = 10  # How many pictures are kept until they are shown: each takes up to 3 MB.
-_PATIENCE = 1.0  # Seconds after which the pictures that are read are answered.
+# How many pictures are answered at once: always as many, for the last digits of probabilities
+# depend on it, and few, since one waits for them, and pictures to be shown take 3 MB each.
+_AT_ONCE = 20
 _MOST_THREADS = 4  # A picture of 12 megapixels takes 0.1 GB while it is read.
 _STDIN = "-"
 _NEW_SUFFIXES = (".avif", ".heic", ".heif")  # `mimetypes` may not know them.
@@ -46,7 +45,7 @@ def parser(verb: str | None = None) -> Parser:
         verb,
         "predict",
         description="Tell what is on pictures: a digit, or several, or another class of the run's "
-        "data set. An answer that is likely to be wrong is called unsure, with the reason.",
+        "data set. An answer of low probability, or to what looks like no digit, is called unsure.",
     )
     parser.add_workdir()
     parser.add_argument(
@@ -87,7 +86,7 @@ def _predict(workdir: str, images: list[str], as_json: bool, show: str | None) -
     shows, names = model.preparation["shows"], model.class_names
     status, used = 0, set[str]()
     with contextlib.closing(_read_all(_names(images), model.preparation, bool(folder))) as all_read:
-        for group in _groups(all_read, _AT_ONCE_SHOWN if folder else _AT_ONCE):
+        while group := list(itertools.islice(all_read, _AT_ONCE)):
             found = reading.detect(model, [each.page for each in group])
             for (name, page, error), detections in zip(group, found, strict=True):
                 if page.note:
@@ -146,22 +145,6 @@ def _as_json(name: str, detections: "list[Detection]", model: "Model") -> dict[s
     boxes = [[int(at) for at in found.box] for found in detections]
     several = [{"box": box, **answer} for box, answer in zip(boxes, each, strict=True)]
     return {"file": name, "detections": several}
-
-
-def _groups(all_read: Iterator[_Read], most: int) -> Iterator[list[_Read]]:
-    """Up to `most` pictures at a time, fewer if they show many objects or are slow to read."""
-    group: list[_Read] = []
-    began = 0.0
-    for each in all_read:
-        began = began if group else time.monotonic()
-        group.append(each)
-        objects = sum(len(one.page.regions) for one in group)
-        late = time.monotonic() - began > _PATIENCE
-        if late or len(group) >= most or objects >= _AT_ONCE:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _read_all(

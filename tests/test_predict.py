@@ -399,19 +399,3 @@ def test_pictures_are_read_a_few_in_advance_and_kept_only_to_be_shown(
     names = iter([str(folder / "0.png")])
     with contextlib.closing(predict._read_all(names, model.preparation, True)) as read:
         assert next(read).page.picture.size == (28, 28)
-
-
-def test_few_are_answered_at_once_where_they_are_slow_or_show_much(model, monkeypatch):
-    def page(count):
-        region = pictures.Region((0, 0, 9, 9), np.zeros((28, 28, 1), np.uint8))
-        return predict._Read("x", pictures.Page(Image.new("RGB", (9, 9)), (9, 9), count * [region]))
-
-    def sizes(counts, most=200):
-        return [len(group) for group in predict._groups(map(page, counts), most)]
-
-    assert sizes([1] * 450) == [200, 200, 50]
-    assert sizes([90] * 7) == [3, 3, 1]
-    assert sizes([0, 1, 0], most=2) == [2, 1]
-    assert sizes([]) == []
-    monkeypatch.setattr(predict, "_PATIENCE", -1.0)
-    assert sizes([1, 1, 1]) == [1, 1, 1]

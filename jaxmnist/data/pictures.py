@@ -44,8 +44,7 @@ class Region(NamedTuple):
       box: left, top, right and bottom, in pixels of the upright picture; the last two lie outside.
       image: the input that it becomes, upright.
       parts: what it is if it shows several objects that touch or are near, from left to right.
-      doubt: why it may be no object of the data set, as the rest of a sentence; "" if nothing says
-        so.
+      doubt: why it may be no digit, as the rest of a sentence; "" if nothing says so.
       row: which row of the page it is in, from 0.
     """
 

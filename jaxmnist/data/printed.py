@@ -12,7 +12,7 @@ from jaxmnist.data.pieces import Mask, odd
 
 Ink = Float[np.ndarray, "h w"]
 
-_MOST_LINES = 200
+_MOST_LINES = 200  # Texture has any number, and each takes a millisecond.
 
 
 def without_lines(ink: Ink, threshold: float, sheet: Mask | None = None) -> Ink:

@@ -49,13 +49,14 @@ def detect(model: "Model", pages: Sequence[pictures.Page]) -> list[list[Detectio
     images = np.stack([region.image for region in everything])
     probabilities = model.probabilities(pictures.swap(images, model.preparation))
     looks = np.ones(len(images), np.float32)
-    if rejection.applies_to(model.preparation, model.class_names, images.shape[1:]):
+    are_digits = rejection.applies_to(model.preparation, model.class_names, images.shape[1:])
+    if are_digits:
         looks = rejection.digit_probability(images)
     answers = zip(probabilities, looks, strict=True)
 
     def read(region: pictures.Region) -> tuple[Detection, float]:
         p, look = next(answers)
-        doubt = region.doubt or _doubt(p, float(look))
+        doubt = (region.doubt if are_digits else "") or _doubt(p, float(look))
         found = Detection(region.box, region.image, int(p.argmax()), p, doubt, region.row)
         return found, float(look)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmarks import pictures
-from experiments.benchmarks.pictures import KINDS, Answer
+from experiments.benchmarks import picture_kinds, pictures
+from experiments.benchmarks.picture_kinds import KINDS
+from experiments.benchmarks.pictures import Answer
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +50,19 @@ def test_there_are_kinds_enough():
 def test_write_names_files_by_their_digits_and_keeps_those_that_exist(tmp_path, monkeypatch):
     images = np.zeros((3, 28, 28), np.uint8)
     images[:, 4:24, 10:18] = 255
-    monkeypatch.setattr(pictures, "digits", lambda *a, **k: (images, np.array([3, 1, 4])))
-    files = pictures.write(tmp_path, ["mnist", "two_digits", "blank"], 2)
+    monkeypatch.setattr(picture_kinds, "digits", lambda *a, **k: (images, np.array([3, 1, 4])))
+    files = picture_kinds.write(tmp_path, ["mnist", "two_digits", "blank"], 2)
     assert [path.name for path in files["mnist"]] == ["0000_3.png", "0001_1.png"]
-    assert [pictures.label(path) for path in files["two_digits"]] == ["31", "43"]
-    assert [pictures.label(path) for path in files["blank"]] == ["", ""]
+    assert [picture_kinds.label(path) for path in files["two_digits"]] == ["31", "43"]
+    assert [picture_kinds.label(path) for path in files["blank"]] == ["", ""]
     files["mnist"][0].write_bytes(b"kept")
-    assert pictures.write(tmp_path, ["mnist"], 9)["mnist"][0].read_bytes() == b"kept"
+    assert picture_kinds.write(tmp_path, ["mnist"], 9)["mnist"][0].read_bytes() == b"kept"
     assert len(list((tmp_path / "mnist").iterdir())) == 3  # No more than there are digits.
 
 
 def test_scikit_learn_s_digits():
     pytest.importorskip("sklearn", reason="needs scikit-learn")
-    images, labels = pictures.digits("sklearn")
+    images, labels = picture_kinds.digits("sklearn")
     assert images.shape == (1797, 28, 28)
     assert images.dtype == np.uint8
     assert np.bincount(labels).min() > 150
@@ -159,7 +160,7 @@ def test_a_kind_that_does_not_exist():
 
 def test_the_whole_command(trained, tmp_path, capsys, monkeypatch, test_split):
     images = test_split.images[..., 0], test_split.labels
-    monkeypatch.setattr(pictures, "digits", lambda *a, **k: images)
+    monkeypatch.setattr(picture_kinds, "digits", lambda *a, **k: images)
     flags = [
         f"--workdir={trained}",
         f"--folder={tmp_path / 'files'}",

@@ -70,6 +70,14 @@ def test_models_of_other_things_are_not_asked_for_digits(looks):
     assert reading.detect(model, [page(region(70))])[0][0].doubt == ""
 
 
+def test_a_regions_own_doubt_counts_where_digits_are_read(looks):
+    dotted = region(70)._replace(doubt="there is a dot below it")
+    assert reading.detect(FakeModel(), [page(dotted)])[0][0].doubt == "there is a dot below it"
+    letters = FakeModel()
+    letters.class_names = ["a", *NAMES[1:]]
+    assert reading.detect(letters, [page(dotted)])[0][0].doubt == ""
+
+
 def in_parts(*boxes):
     return region(80, (0, 0, 20, 10), tuple(region(10, box) for box in boxes))
 
