@@ -13,6 +13,10 @@ class UserError(Exception):
     """An error that the user can fix: its message says what is wrong, where, and what to do."""
 
 
+class NothingShown(UserError):
+    """Nothing is on a picture that could be read."""
+
+
 class Interrupted(Exception):
     """A signal stopped the run, after its checkpoint was written."""
 

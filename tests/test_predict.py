@@ -250,7 +250,10 @@ def test_what_is_unsure_is_said_with_the_reason(
     assert found.keys() == {"file", "classes", "probabilities", "class_name", "unsure"}
     assert found["unsure"] == reason
     assert predict.main([f"--workdir={trained}", str(path)]) == 0
-    assert re.fullmatch(r".*: \d\d: unsure \d \([.\d]+\), \d \([.\d]+\)\n", capsys.readouterr().out)
+    assert re.fullmatch(
+        rf".*: \d\d: unsure \d \([.\d]+\) since {re.escape(reason)}, \d \([.\d]+\)\n",
+        capsys.readouterr().out,
+    )
     assert predict.main([f"--workdir={trained}", "--json", str(path)]) == 0
     found = json.loads(capsys.readouterr().out)["detections"]
     assert [each.get("unsure") for each in found] == [reason, None]

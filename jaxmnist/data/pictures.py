@@ -26,7 +26,7 @@ from PIL import Image
 from jaxmnist.data import grouping, picture_files, strokes
 from jaxmnist.data.info import Preparation
 from jaxmnist.data.pieces import Blank
-from jaxmnist.errors import UserError
+from jaxmnist.errors import NothingShown, UserError
 
 _LARGEST = 1024  # Larger pictures are reduced first.
 _MOST_FRAMES = 100  # So many blank ones are looked at before a file is called blank.
@@ -91,8 +91,9 @@ def find(
       max_pixels: the most pixels that it may have; never more than Pillow's limit.
 
     Raises:
-      UserError: it is no picture, it is damaged or too large, or nothing is on it; or inputs have
-        other channels than pictures.
+      UserError: it is no picture, it is damaged or too large, or inputs have other channels than
+        pictures.
+      NothingShown: nothing is on it.
     """
     return _first(file, name, preparation, formats, max_pixels, as_one=False)
 
@@ -153,7 +154,7 @@ def _first(
         picture = _on_white(frame.levels).convert("RGB")
         picture.thumbnail((_LARGEST, _LARGEST))
         return Page(picture, frame.size, regions, note)
-    raise UserError(f"{name} shows no {preparation['shows']}: {reason}.")
+    raise NothingShown(f"{name} shows no {preparation['shows']}: {reason}.")
 
 
 def shape_of(preparation: Preparation) -> tuple[int, int, int]:
@@ -210,7 +211,9 @@ def _regions(
         parts = [strokes.cut_out(found, group) for group in groups]
         if len(groups) == 1:
             parts = [(half, left, top) for half in grouping.halves(ink)]
-        doubt = "there is a dot below it" if found.is_dot[members].any() else ""
+        doubt = (
+            "there is a dot below it, as of a question mark" if found.is_dot[members].any() else ""
+        )
         whole_region = of_ink(ink, left, top)
         in_parts = tuple(of_ink(*part)._replace(row=row) for part in parts)
         yield whole_region._replace(parts=in_parts, doubt=doubt, row=row)

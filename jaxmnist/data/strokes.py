@@ -141,9 +141,11 @@ def _pieces(
         raise Blank("it is blank")  # The sheet's edge cuts strokes: it is none.
     if sheet is not None or largest_inside >= 0.15 * largest:
         keep = inside
+    # A line is printed if it is longer than any stroke; a 1 is one too.
     is_line = pieces.are_lines(found)
-    if (keep & ~is_line).any():
-        keep &= ~is_line
+    longest = found.longer[keep & ~is_line].max(initial=0)
+    if longest:
+        keep &= ~is_line | (found.longer < 1.4 * longest)
     if not keep.any():
         raise Blank("it is blank")
     largest_piece = int((size * keep).argmax())

@@ -20,7 +20,7 @@ from jaxmnist.data import datasets, pictures
 from jaxmnist.data.input_pipeline import to_float
 from jaxmnist.devices import distributed, tuning
 from jaxmnist.devices.sharding import Layout, fetch
-from jaxmnist.errors import UserError
+from jaxmnist.errors import NothingShown, UserError
 from jaxmnist.files import local_path
 from jaxmnist.models import num_parameters
 from jaxmnist.record import checkpoints, find_runs
@@ -36,6 +36,7 @@ Picture = str | os.PathLike | Image.Image | ArrayLike
 
 _LARGEST_BATCH = 200
 _SHOWN = 8  # How many of many answers are printed.
+_NO_PICTURE = Image.new("RGB", (1, 1))
 
 
 class _Answers(NamedTuple):
@@ -97,8 +98,9 @@ def detections_in_words(detections: Sequence[Detection], class_names: Sequence[s
         doubt = detections[0].doubt
         return f"unsure, perhaps {words}: {doubt}." if doubt else words
     each = [
-        f"{'unsure ' if d.doubt else ''}{in_words(d.probabilities, class_names, 1)}"
+        f"unsure {words} since {d.doubt}" if d.doubt else words
         for d in detections
+        for words in [in_words(d.probabilities, class_names, 1)]
     ]
     return ": ".join([text_of(detections, class_names)] * bool(each) + [", ".join(each)])
 
@@ -209,19 +211,20 @@ class Model:
             are one object each; floating-point levels are rounded to uint8.
 
         Returns:
-          Of one picture a list of detections, in reading order; of several a list of these lists.
+          Of one picture a list of detections, in reading order, which is empty if nothing is on it;
+          of several a list of these lists.
 
         Raises:
-          UserError: a file or an image is no picture, is damaged, or shows nothing.
+          UserError: a file or an image is no picture, or is damaged.
           ValueError: an array has another shape, type or range.
         """
-        given, _, is_one = self._given(images)
+        given, _, is_one = self._given(images, may_be_blank=True)
         pages = [x if isinstance(x, pictures.Page) else _page(x) for x in given]
         found = [Detections(each, self.class_names) for each in reading.detect(self, pages)]
         return found[0] if is_one else found
 
     def _given(
-        self, images: Picture | Sequence[Picture]
+        self, images: Picture | Sequence[Picture], may_be_blank: bool = False
     ) -> tuple[Sequence[pictures.Page | np.ndarray] | np.ndarray, list[str], bool]:
         """What pictures show, or inputs that are used as they are, with names for errors.
 
@@ -240,10 +243,14 @@ class Model:
         ]
         if isinstance(listed, np.ndarray) and listed.shape[1:] == self.image_shape:
             return listed, names, is_one
-        given = [
-            _page_or_input(x, name, self.preparation, self.image_shape)
-            for x, name in zip(listed, names, strict=True)
-        ]
+        given: list[pictures.Page | np.ndarray] = []
+        for x, name in zip(listed, names, strict=True):
+            try:
+                given.append(_page_or_input(x, name, self.preparation, self.image_shape))
+            except NothingShown:
+                if not may_be_blank:
+                    raise
+                given.append(pictures.Page(_NO_PICTURE, (0, 0), []))
         return given, names, is_one
 
     def probabilities(
@@ -424,7 +431,7 @@ def _page_or_input(
             levels = np.round(levels * 255).astype(np.uint8)
         picture = Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)
     page = pictures.find(picture, name, preparation)
-    return page._replace(picture=Image.new("RGB", (1, 1)))  # Many would take much memory.
+    return page._replace(picture=_NO_PICTURE)  # Many would take much memory.
 
 
 def _as_many(

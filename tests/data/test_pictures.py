@@ -451,3 +451,18 @@ def test_of_too_many_marks_it_is_said():
         draw.line((x, y, x + rng.integers(4, 14), y + 15), 0, 3)
     with pytest.raises(UserError, match="it shows no digit: it shows more than 400 marks"):
         read(as_file(page), "it")
+
+
+@pytest.mark.parametrize("width", [5, 9, 16])
+@pytest.mark.parametrize("is_ruled", [False, True])
+def test_a_one_beside_other_digits_is_no_line(width, is_ruled):
+    page = Image.new("L", (600, 400), 255)
+    draw = ImageDraw.Draw(page)
+    if is_ruled:
+        for y in range(30, 400, 45):
+            draw.line((0, y, 599, y), 190, 2)
+    draw.line((150, 80, 140, 320), 0, width)
+    two = [(270, 130), (300, 85), (370, 85), (390, 140), (270, 318), (400, 318)]
+    draw.line(two, 0, width, joint="curve")
+    boxes = [region.box for region in pictures.find(as_file(page), "it", MNIST).regions]
+    assert [box[0] for box in boxes] == pytest.approx([140, 270], abs=12)

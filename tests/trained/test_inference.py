@@ -421,6 +421,8 @@ def test_a_picture_that_shows_nothing_and_one_that_is_unsure(model, test_split, 
     assert repr(model.detect(paper)) == (
         f"Detections(unsure, perhaps {words}: it is not written as digits are.)"
     )
+    blank = Image.new("L", (99, 99))
+    assert [len(each) for each in model.detect([paper, blank])] == [1, 0]
     empty = pictures.Page(paper.convert("RGB"), paper.size, [])
     monkeypatch.setattr(pictures, "find", lambda *_: empty)
     assert repr(model.detect(paper)) == "Detections()"

@@ -78,6 +78,16 @@ def test_a_regions_own_doubt_counts_where_digits_are_read(looks):
     assert reading.detect(letters, [page(dotted)])[0][0].doubt == ""
 
 
+def test_where_many_do_not_look_like_digits_all_are_unsure(looks):
+    looks[70] = 0
+    letters = page(*[region(70)] * 3, *[region(10)] * 5)
+    assert all(each.doubt for each in reading.detect(FakeModel(), [letters])[0])
+    number = page(region(70), *[region(10)] * 5)
+    assert [bool(each.doubt) for each in reading.detect(FakeModel(), [number])[0]] == (
+        [True] + [False] * 5
+    )
+
+
 def in_parts(*boxes):
     return region(80, (0, 0, 20, 10), tuple(region(10, box) for box in boxes))
 
