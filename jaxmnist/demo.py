@@ -250,7 +250,7 @@ def _page(model: "Model", about: str = "") -> str:
     title, hint, placeholder = {
         "strokes": (
             f"Draw a {shows}",
-            "With the mouse or a finger; or drop a picture of one anywhere on the page.",
+            "With the mouse or a finger; or drop a picture of one or several on the page.",
             f"draw a {which} here",
         ),
         "photo": (

@@ -1,5 +1,6 @@
 """The script that trains the network which tells digits from what is none."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,7 +34,7 @@ def test_a_short_training_tells_more_than_chance_and_is_repeatable(digits, tmp_p
     packaged.save(tmp_path / "params.npz", params)
     assert (tmp_path / "params.npz").stat().st_size < 100_000
     inputs = images[:400].astype(np.float32) / 255
-    logits = np.asarray(packaged.NETWORK.apply({"params": params}, inputs))
+    logits = np.asarray(packaged.NETWORK.apply({"params": params}, jnp.asarray(inputs)))
     assert np.mean((logits.argmax(-1) == 10) == (labels[:400] == 10)) > 0.6
 
 
