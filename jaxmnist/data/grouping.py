@@ -1,7 +1,9 @@
 """Pieces of strokes -> digits, in reading order."""
 
+import itertools
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from jaxmnist.data import pieces
 from jaxmnist.data.pieces import Pieces
@@ -9,12 +11,15 @@ from jaxmnist.data.pieces import Pieces
 _Box = tuple[float, float, float, float]
 _Group = list[int]  # Numbers of pieces, from 0.
 
+_WIDE = 0.75  # What is narrower, in heights, is one object.
+_MOST_CUTS = 6
 
-def group(found: Pieces) -> list[tuple[int, list[_Group]]]:
+
+def group(found: Pieces) -> list[tuple[int, _Group]]:
     """The row and the pieces of each object, in reading order.
 
-    Dots, dashes, slashes and lines below digits are left out. Where it cannot be told whether
-    pieces are one object, they are several groups, from left to right.
+    Dots, dashes, slashes and lines below digits are left out. Pieces that are near may be several
+    objects all the same, as may one that is wide (`cuts`).
     """
     boxes = found.boxes.astype(float)
 
@@ -57,17 +62,16 @@ def group(found: Pieces) -> list[tuple[int, list[_Group]]]:
         else:
             rows.append([members])
     rows.sort(key=lambda row: np.mean([box(members)[1] + box(members)[3] for members in row]))
-    objects: list[tuple[int, list[_Group]]] = []
+    objects: list[tuple[int, _Group]] = []
     for number, row in enumerate(rows):
-        objects.append((number, [row[0]]))
+        objects.append((number, row[0]))
         for members in row[1:]:
-            groups = objects[-1][1]
-            last, this = box([i for each in groups for i in each]), box(members)
+            last, this = box(objects[-1][1]), box(members)
             wide, high = this[2] - last[0], max(this[3], last[3]) - min(this[1], last[1])
             if this[0] - last[2] < 0.3 * typical and wide < 1.2 * high:
-                groups.append(members)
+                objects[-1][1].extend(members)
             else:
-                objects.append((number, [members]))
+                objects.append((number, members))
     return objects
 
 
@@ -120,25 +124,51 @@ def _is_one(a: _Box, b: _Box, most: float) -> bool:
     return is_small and max(beside, above) < 0.2 * high and wide < 1.3 * high
 
 
-def halves(ink: Float[np.ndarray, "h w"]) -> list[Float[np.ndarray, "h w"]]:
-    """The two digits that a wide one may be, cut along the path that crosses the least ink.
+def cuts(ink: Float[np.ndarray, "h w"]) -> list[Int[np.ndarray, " h"]]:
+    """Where one object may be several that touch: the column of each row, from left to right.
 
-    An empty list if it is not wide, or nothing is on one side.
+    They are the paths from top to bottom that cross the least ink, of those near each other the
+    best. A path moves by at most a column a row.
     """
     h, w = ink.shape
-    if w < 1.15 * h:
-        return []
-    first, last = w // 4, w - w // 4
-    towards_middle = 0.02 * np.abs(np.linspace(-1, 1, last - first))
-    total = ink[:, first:last] + towards_middle[None]
+    cost = np.array(ink, np.float32)
+    before = np.zeros((h, w), int)
     for i in range(1, h):
-        before = np.pad(total[i - 1], 1, constant_values=np.inf)
-        total[i] += np.minimum(np.minimum(before[:-2], before[2:]) + 0.01, before[1:-1])
-    path = np.empty(h, int)
-    path[-1] = total[-1].argmin()
-    for i in range(h - 2, -1, -1):
-        low = max(0, path[i + 1] - 1)
-        path[i] = low + total[i, low : path[i + 1] + 2].argmin()
-    is_left = np.arange(w)[None] < (path + first)[:, None]
-    sides = [np.where(is_side, ink, np.float32(0)) for is_side in (is_left, ~is_left)]
-    return sides if all((side > 0.5).any() for side in sides) else []
+        padded = np.pad(cost[i - 1], 1, constant_values=np.inf)
+        ways = np.stack([padded[:-2] + 0.01, padded[1:-1], padded[2:] + 0.01])
+        cost[i] += ways.min(0)
+        before[i] = np.arange(w) + ways.argmin(0) - 1
+    paths = np.empty((h, w), int)
+    paths[-1] = np.arange(w)
+    for i in range(h - 1, 0, -1):
+        paths[i - 1] = before[i][paths[i]]
+    middles = paths.mean(0)
+    chosen: list[int] = []
+    for x in np.argsort(cost[-1], kind="stable"):
+        crosses = cost[-1, x] > 0.03 * h
+        if len(chosen) == _MOST_CUTS or cost[-1, x] > 0.45 * h or (crosses and w < _WIDE * h):
+            break
+        others = np.array([0, w, *middles[chosen]])
+        if np.abs(others - middles[x]).min() >= (0.2 if crosses else 0.1) * h:
+            chosen.append(int(x))
+    return [paths[:, x] for x in sorted(chosen, key=lambda x: middles[x])]
+
+
+def between(
+    ink: Float[np.ndarray, "h w"], walls: list[Int[np.ndarray, " h"]]
+) -> dict[tuple[int, int], Float[np.ndarray, "h w"]]:
+    """What is between any two walls, by their numbers, if it is as high as a digit could be.
+
+    The first wall is the left edge, then come the cuts, and the last is the right edge.
+    """
+    h, w = ink.shape
+    ends = [np.zeros(h, int), *walls, np.full(h, w)]
+    columns = np.arange(w)[None]
+    found = {}
+    for a, b in itertools.combinations(range(len(ends)), 2):
+        is_inside = (columns >= ends[a][:, None]) & (columns < ends[b][:, None])
+        part = np.where(is_inside, ink, np.float32(0))
+        rows = np.flatnonzero((part > 0.5).any(1))
+        if len(rows) and np.ptp(rows) + 1 >= 0.6 * h and b - a < len(ends) - 1:
+            found[a, b] = part
+    return found if any(b == len(ends) - 1 for _, b in found) else {}

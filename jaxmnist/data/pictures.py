@@ -43,7 +43,9 @@ class Region(NamedTuple):
     Attributes:
       box: left, top, right and bottom, in pixels of the upright picture; the last two lie outside.
       image: the input that it becomes, upright.
-      parts: what it is if it shows several objects that touch or are near, from left to right.
+      parts: what it is if it shows several objects that touch or are near: what is between any two
+        cuts.
+      cuts: of a part, the numbers of the cuts at its left and right: 0 is the left edge.
       doubt: why it may be no digit, as the rest of a sentence; "" if nothing says so.
       row: which row of the page it is in, from 0.
     """
@@ -51,6 +53,7 @@ class Region(NamedTuple):
     box: Box
     image: UInt8[np.ndarray, "h w c"]
     parts: "tuple[Region, ...]" = ()
+    cuts: tuple[int, int] = (0, 0)
     doubt: str = ""
     row: int = 0
 
@@ -205,18 +208,16 @@ def _regions(
     if as_one:
         yield of_ink(*strokes.cut_out(found, range(len(found.pieces))))
         return
-    for row, groups in grouping.group(found.pieces):
-        members = [piece for group in groups for piece in group]
+    for row, members in grouping.group(found.pieces):
         ink, left, top = strokes.cut_out(found, members)
-        parts = [strokes.cut_out(found, group) for group in groups]
-        if len(groups) == 1:
-            parts = [(half, left, top) for half in grouping.halves(ink)]
         doubt = (
             "there is a dot below it, as of a question mark" if found.is_dot[members].any() else ""
         )
-        whole_region = of_ink(ink, left, top)
-        in_parts = tuple(of_ink(*part)._replace(row=row) for part in parts)
-        yield whole_region._replace(parts=in_parts, doubt=doubt, row=row)
+        parts = tuple(
+            of_ink(part, left, top)._replace(row=row, cuts=ends)
+            for ends, part in grouping.between(ink, grouping.cuts(ink)).items()
+        )
+        yield of_ink(ink, left, top)._replace(parts=parts, doubt=doubt, row=row)
 
 
 def _is_prepared(grey: UInt8[np.ndarray, "h w"], preparation: Preparation) -> bool:

@@ -1,7 +1,7 @@
 """A trained model's answers to pictures that show one object or several."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -71,10 +71,9 @@ def detect(model: "Model", pages: Sequence[pictures.Page]) -> list[list[Detectio
     for page in pages:
         found.append([])
         for region in page.regions:
-            (whole, look), *rest = (read(each) for each in (region, *region.parts))
-            parts = [part for part, _ in rest]
-            apart = parts and _are_several(whole, parts, look, [each for _, each in rest])
-            found[-1] += parts if apart else [whole]
+            whole = read(region)
+            parts = {part.cuts: read(part) for part in region.parts}
+            found[-1] += _likeliest(whole, parts)
     return [_as_text(one) for one in found]
 
 
@@ -96,22 +95,40 @@ def _doubt(probabilities: Float[np.ndarray, " classes"], look: float) -> str:
     return ""
 
 
-def _are_several(
-    whole: Detection, parts: list[Detection], look: float, looks: Sequence[float]
-) -> bool:
-    """Whether a whole and its parts, which are digits with these probabilities, are the parts."""
-    height = whole.box[3] - whole.box[1]
-    if min(part.box[3] - part.box[1] for part in parts) < 0.6 * height:
-        return False
-    if min(looks) < rejection.THRESHOLD:
-        return False
-    sure = min(part.probabilities.max() for part in parts)
-    if min(part.box[3] - part.box[1] for part in parts) > 0.75 * height and _are_apart(parts):
-        return bool(sure > 0.7)  # A model may be sure of a 6 with a 1 beside it, that it is a 6.
-    is_none = look < rejection.THRESHOLD
-    return bool(sure > 0.9 and (is_none or sure > whole.probabilities.max()))
+def _likeliest(
+    whole: tuple[Detection, float], parts: Mapping[tuple[int, int], tuple[Detection, float]]
+) -> list[Detection]:
+    """The whole, or its parts from left to right, whichever are likelier to be digits.
+
+    Args:
+      whole: what the model answers, and how probably it is a digit at all.
+      parts: the same of what is between two cuts.
+    """
+
+    def likely(each: tuple[Detection, float]) -> float:
+        found, look = each
+        return float(found.probabilities.max()) * max(look, 1e-6)
+
+    best, chosen = np.log(likely(whole)), [whole[0]]
+    height = whole[0].box[3] - whole[0].box[1]
+    last = max((right for _, right in parts), default=0)
+    for count in range(1, last):
+        for inner in itertools.combinations(range(1, last), count):
+            ends = list(itertools.pairwise((0, *inner, last)))
+            if not parts.keys() >= set(ends):
+                continue
+            each = [likely(parts[both]) for both in ends]
+            found = [parts[both][0] for both in ends]
+            # A model may be sure of a 6 with a 1 beside it, that it is a 6.
+            total = np.log(each).mean() + (1 if _are_apart(found, height) else -0.1)
+            if min(each) > _SURE and total > best:
+                best, chosen = total, found
+    return chosen
 
 
-def _are_apart(parts: list[Detection]) -> bool:
-    """Whether no two neighbours share a column."""
-    return all(a.box[2] < b.box[0] for a, b in itertools.pairwise(parts))
+def _are_apart(parts: list[Detection], height: int) -> bool:
+    """Whether two neighbours, both nearly of a height, share no column."""
+    return any(
+        a.box[2] < b.box[0] and min(each.box[3] - each.box[1] for each in (a, b)) > 0.75 * height
+        for a, b in itertools.pairwise(parts)
+    )

@@ -1,5 +1,7 @@
 """Pieces become digits, in reading order."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from jaxmnist.data import grouping, pieces
 
 
 def groups(*shapes, size=(400, 700)):
-    """Rectangles (left, top, width, height) or lines of points -> the shapes of each object."""
+    """Ellipses (left, top, width, height) or lines of points -> the lefts of each object."""
     mask = np.zeros(size, np.uint8)
     for shape in shapes:
         if isinstance(shape[0], tuple):
@@ -23,11 +25,11 @@ def groups(*shapes, size=(400, 700)):
             )
     found = pieces.label(mask > 0)
     left = found.boxes[:, 0]
-    return [[[int(left[i]) for i in g] for g in parts] for _, parts in grouping.group(found)]
+    return [[int(left[i]) for i in members] for _, members in grouping.group(found)]
 
 
 def firsts(found):
-    return [round(min(x for part in parts for x in part), -1) for parts in found]
+    return [round(min(lefts), -1) for lefts in found]
 
 
 def test_a_number_is_read_from_left_to_right():
@@ -79,22 +81,60 @@ def test_parts_of_a_broken_digit_are_one():
     assert len(groups(arc, base, (300, 50, 60, 140), (450, 50, 60, 140))) == 3
 
 
-def test_near_digits_may_be_one_or_two():
-    (parts,) = groups((100, 50, 40, 90), (148, 50, 40, 90))
-    assert [len(part) for part in parts] == [1, 1]
-    assert parts[0][0] < parts[1][0]
+def test_near_digits_are_one_object_until_they_are_read():
+    assert [len(lefts) for lefts in groups((100, 50, 40, 90), (148, 50, 40, 90))] == [2]
+    assert [len(lefts) for lefts in groups((100, 50, 60, 90), (168, 50, 60, 90))] == [1, 1]
 
 
-def test_what_is_wide_can_be_cut_in_halves():
-    ink = np.zeros((100, 160), np.float32)
-    cv2.ellipse(ink, (40, 50), (30, 40), 0, 0, 360, 1.0, 8)
-    cv2.ellipse(ink, (112, 50), (38, 40), 0, 0, 360, 1.0, 8)
-    left, right = grouping.halves(ink)
-    np.testing.assert_array_equal(left + right, ink)
-    assert np.flatnonzero(left.any(0))[-1] <= 90
-    assert np.flatnonzero(right.any(0))[0] >= 60
-    assert left.sum() == pytest.approx(right.sum(), rel=0.5)
-    assert grouping.halves(ink[:, :90]) == []
+def rings(*centres, width, radius=38):
+    ink = np.zeros((100, width), np.float32)
+    for x in centres:
+        cv2.circle(ink, (x, 50), radius, 1.0, 8)
+    return ink
+
+
+def test_cuts_go_where_digits_touch():
+    ink = rings(45, 125, 205, width=250, radius=30)
+    ink[45:55, 45:205] = 1
+    found = [path.mean() for path in grouping.cuts(ink)]
+    assert found == sorted(found)
+    assert min(abs(x - 85) for x in found) < 6
+    assert min(abs(x - 165) for x in found) < 6
+    assert all(b - a >= 10 for a, b in itertools.pairwise([0, *found, 250]))
+
+
+def test_what_is_narrow_is_cut_only_through_paper():
+    ink = np.zeros((100, 50), np.float32)
+    ink[5:95, 10:16] = ink[5:95, 36:42] = 1
+    paths = grouping.cuts(ink)
+    assert paths
+    assert all(16 <= path.min() <= path.max() < 36 for path in paths)
+    ink[50:56, 10:42] = 1
+    assert grouping.cuts(ink) == []
+
+
+def test_a_leaning_gap_is_followed():
+    ink = np.zeros((100, 120), np.float32)
+    for left in (20, 60):
+        cv2.line(ink, (left + 36, 8), (left, 92), 1.0, 6)
+    assert min(ink[np.arange(100), path].sum() for path in grouping.cuts(ink)) == 0
+
+
+def test_between_cuts_are_parts_as_high_as_digits():
+    ink = rings(45, 125, 205, width=250)
+    walls = [np.full(100, 85), np.full(100, 165)]
+    parts = grouping.between(ink, walls)
+    assert parts.keys() == {(0, 1), (1, 2), (2, 3), (0, 2), (1, 3)}
+    np.testing.assert_array_equal(parts[0, 1] + parts[1, 2] + parts[2, 3], ink)
+    np.testing.assert_array_equal(parts[0, 2], parts[0, 1] + parts[1, 2])
+    ink[:60, 85:165] = 0
+    assert grouping.between(ink, walls).keys() == {(0, 1), (2, 3), (0, 2), (1, 3)}
+
+
+def test_parts_that_do_not_reach_the_right_edge_are_none():
+    ink = rings(45, width=170)
+    ink[48:52, 85:160] = 1
+    assert grouping.between(ink, [np.full(100, 88)]) == {}
 
 
 def test_a_page_of_marks_is_read_in_rows():

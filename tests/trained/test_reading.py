@@ -88,41 +88,55 @@ def test_where_many_do_not_look_like_digits_all_are_unsure(looks):
     )
 
 
-def in_parts(*boxes):
-    return region(80, (0, 0, 20, 10), tuple(region(10, box) for box in boxes))
+TOUCHING = (0, 0, 11, 10), (10, 0, 20, 10)
+APART = (0, 0, 9, 10), (10, 0, 20, 10)
+
+
+def in_parts(left, right, levels=(10, 10)):
+    """A wide 8, cut into two."""
+    parts = region(levels[0], left), region(levels[1], right)
+    cut = tuple(part._replace(cuts=(i, i + 1)) for i, part in enumerate(parts))
+    return region(80, (0, 0, 20, 10), cut)
+
+
+def read(model, whole):
+    return [each.classes for each in reading.detect(model, [page(whole)])[0]]
 
 
 def test_a_whole_is_its_parts_if_only_these_look_like_digits(looks):
     looks[80] = 0
-    whole = in_parts((0, 0, 9, 10), (10, 0, 20, 10))
-    assert [each.classes for each in reading.detect(FakeModel(), [page(whole)])[0]] == [1, 1]
+    assert read(FakeModel(), in_parts(*TOUCHING, levels=(30, 40))) == [3, 4]
 
 
 @pytest.mark.parametrize(
     ("of_parts", "sure", "boxes"),
     [
-        (0, 1.0, [(0, 0, 9, 10), (10, 0, 20, 10)]),  # They do not look like digits.
-        (1, 0.8, [(0, 0, 11, 10), (10, 0, 20, 10)]),  # They touch, and answers are not sure.
-        (1, 0.6, [(0, 0, 9, 10), (10, 0, 20, 10)]),  # They do not, and answers are less sure.
-        (1, 1.0, [(0, 0, 9, 10), (10, 0, 20, 4)]),  # One is low, as a dash.
+        (0, 1.0, APART),  # They do not look like digits.
+        (0.6, 0.8, APART),  # They may be none, and if they are one, it may be another.
+        (1, 0.45, TOUCHING),
     ],
 )
 def test_otherwise_it_stays_whole(looks, of_parts, sure, boxes):
     looks[80], looks[10] = 0, of_parts
-    found = reading.detect(FakeModel(sure), [page(in_parts(*boxes))])[0]
-    assert [each.classes for each in found] == [8]
+    assert read(FakeModel(sure), in_parts(*boxes)) == [8]
 
 
-def test_digits_of_one_height_with_paper_between_are_several(looks):
-    for boxes, wanted in (
-        ([(0, 0, 9, 10), (10, 0, 20, 10)], [1, 1]),
-        ([(0, 0, 11, 10), (10, 0, 20, 10)], [8]),
-        ([(0, 0, 9, 10), (10, 3, 20, 10)], [8]),
-    ):
-        found = reading.detect(FakeModel(), [page(in_parts(*boxes))])[0]
-        assert [each.classes for each in found] == wanted
+@pytest.mark.parametrize(
+    ("boxes", "wanted"),
+    [(APART, [1, 1]), (TOUCHING, [8]), (((0, 0, 9, 10), (10, 3, 20, 10)), [8])],
+)
+def test_digits_of_one_height_with_paper_between_are_several(looks, boxes, wanted):
+    assert read(FakeModel(), in_parts(*boxes)) == wanted
 
 
-def test_a_digit_stays_whole(looks):
-    whole = in_parts((0, 0, 11, 10), (10, 0, 20, 10))
-    assert [each.classes for each in reading.detect(FakeModel(), [page(whole)])[0]] == [8]
+def test_of_several_cuts_those_are_taken_that_leave_the_likeliest_digits(looks):
+    looks.update({80: 0, 50: 0.7, 60: 0.7})
+    levels = {(0, 1): 10, (1, 2): 50, (2, 3): 60, (1, 3): 20, (0, 2): 50}
+    parts = tuple(
+        region(level, (10 * a, 0, 10 * b + 1, 10))._replace(cuts=(a, b))
+        for (a, b), level in levels.items()
+    )
+    whole = region(80, (0, 0, 30, 10), parts)
+    assert read(FakeModel(), whole) == [1, 2]
+    without = whole._replace(parts=tuple(part for part in parts if part.cuts != (1, 3)))
+    assert read(FakeModel(), without) == [1, 5, 6]
