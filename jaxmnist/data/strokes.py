@@ -123,23 +123,21 @@ def _pieces(
     level = float(pieces.ink_levels(ink, found)[scores.argmax()])
     is_ink, is_strong = ink > max(least, 0.25 * level), ink > max(least, 0.55 * level)
     found = pieces.label(is_ink, sheet)
+    is_cut_out = min(ink.shape) < paper.CUT_OUT  # It may be one digit, up to the edge.
     # What joins strokes, and is mostly fainter, is dirt; and so may be what joins them to the edge.
-    is_faint = (found.means(is_strong) < 0.4) | (found.contact > 0)
+    is_faint = (found.means(is_strong) < 0.4) | ((found.contact > 0) & (not is_cut_out))
     is_ink &= ~np.isin(found.labels, 1 + np.flatnonzero(is_faint)) | (ink > 0.6 * level)
     found = pieces.label(is_ink, sheet)
     size = np.sqrt(found.sides.prod(1))
     keep = (found.means(is_strong) > 0.15) & (found.widths < 0.5 * found.longer)
-    # At the edge only strokes that end there: not what lies along it, nor a shadow's corner. Of a
-    # small picture, which may be a digit cut out, all.
-    is_end = (min(ink.shape) < paper.CUT_OUT) | (found.contact < 3 * found.widths + 2) & (
-        pieces.edge_shares(levels, found) > 0.7
-    )
-    keep &= (found.contact == 0) | is_end
+    # At the edge only strokes that end there: not what lies along it, nor a shadow's corner.
+    is_end = (found.contact < 3 * found.widths + 2) & (pieces.edge_shares(levels, found) > 0.7)
+    keep &= (found.contact == 0) | is_end | is_cut_out
     inside = keep & (found.contact == 0)
     largest, largest_inside = (size * keep).max(), (size * inside).max()
     if sheet is not None and (size * (keep & ~inside)).max() > 0.3 * largest_inside:
         raise Blank("it is blank")  # The sheet's edge cuts strokes: it is none.
-    if sheet is not None or largest_inside >= 0.15 * largest:
+    if sheet is not None or (largest_inside >= 0.15 * largest and not is_cut_out):
         keep = inside
     # A line is printed if it is longer than any stroke; a 1 is one too.
     is_line = pieces.are_lines(found)
