@@ -124,7 +124,9 @@ def stroke_scores(ink: Float[np.ndarray, "h w"], found: Pieces) -> Float[np.ndar
     steps = np.asarray(cv2.morphologyEx(ink, cv2.MORPH_GRADIENT, square)) * outline
     sharpness = found.sums(steps) / np.maximum(found.sums(outline), 1)
     score = level * np.sqrt(found.longer)
-    score *= (widths < 0.5 * found.longer) & (sharpness > 0.06 * level)
+    # Of what is large, defocus makes wider edges.
+    is_sharp = sharpness * np.maximum(1, found.longer / 150) > 0.06 * level
+    score *= (widths < 0.5 * found.longer) & is_sharp
     score *= np.where(are_lines(found), 0.1, 1)
     # A stroke may end at the edge, and lines that cross it do; what lies along the edge is neither.
     is_along = found.contact > 0.2 * sum(ink.shape)

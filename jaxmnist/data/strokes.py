@@ -126,7 +126,11 @@ def _pieces(
     is_cut_out = min(ink.shape) < paper.CUT_OUT  # It may be one digit, up to the edge.
     # What joins strokes, and is mostly fainter, is dirt; and so may be what joins them to the edge.
     is_faint = (found.means(is_strong) < 0.4) | ((found.contact > 0) & (not is_cut_out))
-    is_ink &= ~np.isin(found.labels, 1 + np.flatnonzero(is_faint)) | (ink > 0.6 * level)
+    stays = ink > 0.6 * level
+    if sheet is not None:  # What is mostly fainter at its edge is of the table.
+        is_table = (found.means(is_strong) < 0.4) & (found.contact > 0)
+        stays &= ~np.isin(found.labels, 1 + np.flatnonzero(is_table))
+    is_ink &= ~np.isin(found.labels, 1 + np.flatnonzero(is_faint)) | stays
     found = pieces.label(is_ink, sheet)
     size = np.sqrt(found.sides.prod(1))
     keep = (found.means(is_strong) > 0.15) & (found.widths < 0.5 * found.longer)
