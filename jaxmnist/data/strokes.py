@@ -13,6 +13,7 @@ from jaxmnist.data.pieces import Blank, Mask, Pieces
 
 _MIDDLE = 512  # The longer side, in pixels, that is enough for digits that are not small.
 _SMALL_DIGIT = 64  # In pixels at that size.
+_SMALLEST = 10  # In pixels: what is smaller could not be read.
 _MOST_PIECES = 400  # More are leaves, grain or a page of text.
 
 
@@ -88,7 +89,7 @@ def _strokes(plane: Plane, sheet: Mask | None) -> Strokes:
     shape = plane.levels.shape
     if sheet is not None:
         sheet = paper.resize_mask(sheet, shape)
-    size = min(shape) / 3
+    size = min(shape) * (0.6 if min(shape) < paper.CUT_OUT else 1 / 3)
     ink, noise = paper.missing_light(plane, size)
     least, top = max(0.05, 4 * noise), float(ink.max())
     if top < max(0.06, 6 * noise):
@@ -135,7 +136,11 @@ def _pieces(
     size = np.sqrt(found.sides.prod(1))
     keep = (found.means(is_strong) > 0.15) & (found.widths < 0.5 * found.longer)
     # At the edge only strokes that end there: not what lies along it, nor a shadow's corner.
-    is_end = (found.contact < 3 * found.widths + 2) & (pieces.edge_shares(levels, found) > 0.7)
+    is_end = found.contact < np.minimum(3 * found.widths + 2, 0.7 * found.longer)
+    is_end &= pieces.edge_shares(levels, found) > 0.7
+    # What fills a corner is a shadow.
+    corners = found.labels[[0, 0, -1, -1], [0, -1, 0, -1]]
+    is_end[corners[corners > 0] - 1] = False
     keep &= (found.contact == 0) | is_end | is_cut_out
     inside = keep & (found.contact == 0)
     largest, largest_inside = (size * keep).max(), (size * inside).max()
@@ -148,7 +153,7 @@ def _pieces(
     longest = found.longer[keep & ~is_line].max(initial=0)
     if longest:
         keep &= ~is_line | (found.longer < 1.4 * longest)
-    if not keep.any():
+    if found.longer[keep].max(initial=0) < (1 if is_cut_out else _SMALLEST):
         raise Blank("it is blank")
     largest_piece = int((size * keep).argmax())
     width = float(found.widths[largest_piece])

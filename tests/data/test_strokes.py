@@ -1,5 +1,7 @@
 """The strokes on paper as people photograph and scan it."""
 
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -77,6 +79,49 @@ def test_without_strokes_it_is_blank(make):
     levels = make(np.full((200, 300, 3), 235, np.float32))
     with pytest.raises(Blank, match="it is blank"):
         seen(levels)
+
+
+@pytest.mark.parametrize("slope", [0.4, 0.7, 1.2])
+@pytest.mark.parametrize("dark", [0.45, 0.7])
+def test_a_shadows_corner_is_no_stroke(slope, dark):
+    y, x = np.mgrid[0:400, 0:500]
+    light = (0.6 + 0.4 * x / 500) * np.where(x + slope * y > 0.75 * (500 + 400 * slope), dark, 1)
+    with pytest.raises(Blank, match="it is blank"):
+        seen(235 * light[..., None].repeat(3, axis=-1))
+
+
+@pytest.mark.parametrize("blur", [8, 16, 24])
+def test_a_large_digit_far_out_of_focus_is_found(blur):
+    large = cv2.resize(INK, (600, 400))
+    blurred = cv2.GaussianBlur(large, (0, 0), blur)
+    _, is_ink = seen(page(blurred).astype(np.float32))
+    small = cv2.resize(blurred, is_ink.shape[::-1])
+    level = (small**2).sum() / small.sum()
+    assert overlap(is_ink, small > 0.5 * level) > 0.7
+
+
+def test_of_a_small_picture_strokes_at_the_edge_are_kept():
+    levels = np.full((28, 28, 1), 255, np.float32)
+    cv2.line(levels, (8, 3), (25, 2), 0, 2)
+    cv2.polylines(levels, [np.array([(7, 6), (3, 12), (14, 18), (10, 26), (0, 22)])], False, 0, 3)
+    wanted = levels[..., 0] < 128
+    _, is_ink = seen(levels)
+    assert overlap(is_ink, wanted) > 0.9
+
+
+def test_digits_that_fill_a_small_picture_are_found_whole(test_split):
+    """A 1 would become a block."""
+    shown = test_split.images[test_split.labels != 1, ..., 0][:200]
+    shares = []
+    for image in shown:
+        rows, columns = (np.flatnonzero((image > 16).any(axis)) for axis in (1, 0))
+        cut = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        wanted = cv2.resize(cut, (28, 28))
+        shares.append(0)
+        with contextlib.suppress(Blank):
+            _, is_ink = seen(wanted[..., None])
+            shares[-1] = (is_ink & (wanted > 128)).sum() / (wanted > 128).sum()
+    assert np.mean(np.array(shares) > 0.9) > 0.97
 
 
 def test_small_digits_on_a_large_page_are_found():
