@@ -76,6 +76,10 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 
 def _predict(workdir: str, images: list[str], as_json: bool, show: str | None) -> None:
+    if "" in images:
+        raise UserError("IMAGE is empty: name a picture or a folder.")
+    if images.count(_STDIN) > 1:
+        raise UserError("- is named twice: standard input has one picture.")
     folder = _writable(show) if show is not None else None
     # Imported here, so that a mistyped flag is told of at once.
     from jaxmnist.devices import tuning
@@ -85,7 +89,8 @@ def _predict(workdir: str, images: list[str], as_json: bool, show: str | None) -
     model = inference.load(workdir)
     shows, names = model.preparation["shows"], model.class_names
     status, used = 0, set[str]()
-    with contextlib.closing(_read_all(_names(images), model.preparation, bool(folder))) as all_read:
+    names_read = _names(images, folder)
+    with contextlib.closing(_read_all(names_read, model.preparation, bool(folder))) as all_read:
         while group := list(itertools.islice(all_read, _AT_ONCE)):
             found = reading.detect(model, [each.page for each in group])
             for (name, page, error), detections in zip(group, found, strict=True):
@@ -99,8 +104,12 @@ def _predict(workdir: str, images: list[str], as_json: bool, show: str | None) -
                 else:
                     print(f"{name}: {inference.detections_in_words(detections, names)}")
                 if folder and page.size != (0, 0):
-                    path = folder / _file_name(name, used)
-                    annotate.annotate(page, detections, names, shows).save(path, compress_level=1)
+                    path = folder / _file_name(name, used, folder)
+                    try:
+                        annotate.save(page, detections, names, shows, path)
+                    except OSError as e:
+                        warn(f"error: cannot write {path} ({e.strerror}).")
+                        status = 1
             sys.stdout.flush()
     sys.exit(status)
 
@@ -119,16 +128,23 @@ def _writable(text: str) -> Path:
     return folder
 
 
-def _file_name(name: str, used: set[str]) -> str:
+def _file_name(name: str, used: set[str], folder: Path) -> str:
     """The name of the file that shows a picture, unlike those that are used, to which it is added.
 
-    Of "a/b.jpg" that is "a_b.jpg.png".
+    Of "a/b.jpg" that is "a_b.jpg.png". What an earlier run wrote is replaced, and no other file.
     """
+    from jaxmnist.trained import annotate
+
     name = "stdin" if name == _STDIN else os.path.normpath(name)
     name = re.sub(r'[\x00-\x1f\\/:*?"<>|]+', "_", name).lstrip("._")
     name = os.fsdecode(os.fsencode(name)[-200:])  # File systems allow 255 bytes.
     numbers = ("" if i == 1 else f"-{i}" for i in itertools.count(1))
-    free = next(each for n in numbers if (each := f"{name}{n}.png").casefold() not in used)
+    each_name = (f"{name}{n}.png" for n in numbers)
+    free = next(
+        each
+        for each in each_name
+        if each.casefold() not in used and annotate.may_replace(folder / each)
+    )
     used.add(free.casefold())
     return free
 
@@ -193,8 +209,13 @@ def _called(name: str) -> str:
     return "standard input" if name == _STDIN else name
 
 
-def _names(images: Iterable[str]) -> Iterator[str]:
-    """The files to read: those that are named, and the pictures in folders, except hidden ones."""
+def _names(images: Iterable[str], shown: Path | None = None) -> Iterator[str]:
+    """The files to read: those that are named, and the pictures in folders.
+
+    Of folders, hidden files are left out, and what this command wrote into the folder `shown`.
+    """
+    from jaxmnist.trained import annotate
+
     for text in images:
         name = os.path.expanduser(text)
         folder = Path(name)
@@ -206,6 +227,12 @@ def _names(images: Iterable[str]) -> Iterator[str]:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
         ]
+        if shown:
+            within = [
+                path
+                for path in within
+                if not (path.parent.samefile(shown) and annotate.was_saved(path))
+            ]
         others = [path for path in within if not _looks_like_picture(path)]
         if others:
             some = ", ".join(str(path.relative_to(folder)) for path in others[:3])

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -358,7 +359,7 @@ def test_a_picture_on_which_nothing_is_found_is_an_error(trained, two, monkeypat
     )
 
 
-def test_names_of_shown_pictures_are_safe_and_unlike():
+def test_names_of_shown_pictures_are_safe_and_unlike(tmp_path):
     used = set()
     for name, wanted in [
         ("-", "stdin.png"),
@@ -367,8 +368,66 @@ def test_names_of_shown_pictures_are_safe_and_unlike():
         (".hidden", "hidden.png"),
         ('a:"b"?', "a_b_.png"),
     ]:
-        assert predict._file_name(name, used) == wanted
-    assert len(predict._file_name("ü" * 300, used)) < 250
+        assert predict._file_name(name, used, tmp_path) == wanted
+    assert len(predict._file_name("ü" * 300, used, tmp_path)) < 250
+
+
+def test_only_what_an_earlier_run_showed_is_replaced(trained, two, tmp_path, monkeypatch, capsys):
+    path, *_ = two
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("a.png", "a.png.png"):
+        (tmp_path / "photos" / name).write_bytes(path.read_bytes())
+    monkeypatch.chdir(tmp_path / "photos")
+    Path("a.png-2.png").symlink_to(path)
+    Path("a.png-3.png").mkdir()
+    flags, lines, original = [f"--workdir={trained}", "--show=.", "."], [], path.read_bytes()
+    for _ in range(2):
+        assert predict.main(flags) == 0
+        lines.append(capsys.readouterr().out)
+        assert Path("a.png.png").read_bytes() == Path("a.png-2.png").read_bytes() == original
+        assert sorted(each.name for each in Path().iterdir()) == [
+            *("a.png", "a.png-2.png", "a.png-2.png.png", "a.png-3.png", "a.png-4.png"),
+            *("a.png.png", "a.png.png.png"),
+        ]
+    assert lines[0] == lines[1]
+    assert lines[0].count("\n") == 3
+
+
+def test_what_cannot_be_shown_is_told_of_and_all_are_answered(
+    trained, two, tmp_path, monkeypatch, capsys
+):
+    save = Image.Image.save
+
+    def full(self, file, **options):
+        if "first" in str(file):
+            Path(file).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(self, file, **options)
+
+    for name in ("first.png", "second.png"):
+        (tmp_path / name).write_bytes(two[0].read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image.Image, "save", full)
+    names = ["first.png", "second.png"]
+    assert predict.main([f"--workdir={trained}", "--show=shown", *names]) == 1
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert told.err == ("error: cannot write shown/first.png.png (No space left on device).\n")
+    assert [each.name for each in Path("shown").iterdir()] == ["second.png.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a.png", ""], "IMAGE is empty: name a picture or a folder."),
+        (["-", "a.png", "-"], "- is named twice: standard input has one picture."),
+    ],
+)
+def test_names_that_are_mistakes_are_told_of_first(names, words, trained, capsys):
+    assert predict.main([f"--workdir={trained}", *names]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"error: {words}\n")
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ _MOST_CUTS = 6
 def group(found: Pieces) -> list[tuple[int, _Group]]:
     """The row and the pieces of each object, in reading order.
 
-    Dots, dashes, slashes and lines below digits are left out. Pieces that are near may be several
-    objects all the same, as may one that is wide (`cuts`).
+    Dots, dashes, slashes, plus signs and lines below digits are left out. Pieces that are near may
+    be several objects all the same, as may one that is wide (`cuts`).
     """
     boxes = found.boxes.astype(float)
 
@@ -90,7 +90,7 @@ def _join(groups: list[_Group], boxes: list[_Box], most: float) -> None:
 
 
 def _separators(found: Pieces) -> Bool[np.ndarray, " n"]:
-    """Which pieces are lines below others, or slashes that are higher than these."""
+    """Which pieces are lines below others, slashes higher than these, or plus signs."""
     (width, height), straight = found.sides.T.astype(float), pieces.are_straight(found)
     left, top, right, bottom = found.boxes.T.astype(float)
     is_flat = width > 4 * height
@@ -103,7 +103,8 @@ def _separators(found: Pieces) -> Bool[np.ndarray, " n"]:
     digits = height[~straight & ~is_flat]
     if len(digits) >= 3:
         is_slash = straight & (height > 1.3 * np.median(digits)) & (width < 0.7 * height)
-    return is_line | is_slash
+    is_plus = pieces.are_crosses(found) & (height < 0.75 * np.median(height))
+    return is_line | is_slash | (is_plus if len(digits) >= 3 else False)
 
 
 def _is_one(a: _Box, b: _Box, most: float) -> bool:

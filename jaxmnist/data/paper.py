@@ -169,7 +169,7 @@ def missing_light(plane: Plane, size: float) -> tuple[Float[np.ndarray, "h w"], 
     # dark a share would be mostly noise.
     ink = (closed - smooth) / (closed + np.float32(24) if plane.is_dark else np.float32(255))
     some = ink[:: 1 + ink.shape[0] // 128, :: 1 + ink.shape[1] // 128]
-    some = some[some <= some.max() / 2]  # Of a small picture most may be ink.
+    some = some[some <= (some.min() + some.max()) / 2]  # Of a small picture most may be ink.
     base = np.median(some)
     noise = 1.4826 * float(np.median(np.abs(some - base)))
     return np.clip(ink - base, 0, 1), noise

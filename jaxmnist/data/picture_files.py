@@ -290,7 +290,8 @@ def _levels(
     """A loaded picture of any mode, reduced and turned."""
     factor = -(-max(image.size) // longest)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        reduced = np.asarray(_finite(image.convert("F")).reduce(factor), np.float64)
+        floats = _finite(image) if image.mode == "F" else image.convert("F")
+        reduced = np.asarray(floats.reduce(factor), np.float64)
         image = Image.fromarray(_scaled(reduced))
     else:
         # Pillow multiplies by the opacity before it reduces, so that means are right.
@@ -346,7 +347,8 @@ def _with_channels(image: Image.Image) -> Image.Image:
         return image.convert("RGBA" if image.has_transparency_data else "RGB")
     if image.mode in ("1", "L", "RGB") and "transparency" in image.info:
         return image.convert("RGBA" if image.mode == "RGB" else "LA")
-    return image.convert({"1": "L", "HSV": "RGB"}.get(image.mode, image.mode))
+    mode = {"1": "L", "HSV": "RGB"}.get(image.mode, image.mode)
+    return image if mode == image.mode else image.convert(mode)
 
 
 def _stretched(image: Image.Image) -> Image.Image:

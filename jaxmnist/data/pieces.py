@@ -106,6 +106,23 @@ def are_straight(found: Pieces) -> Bool[np.ndarray, " n"]:
     return found.area < 1.3 * found.widths * diagonal
 
 
+def are_crosses(found: Pieces) -> Bool[np.ndarray, " n"]:
+    """Which pieces are like a plus sign: ink in the middle of their box and none in its corners."""
+    is_cross = np.zeros(len(found), bool)
+    for i, (left, top, right, bottom) in enumerate(found.boxes):
+        is_ink = found.labels[top:bottom, left:right] == i + 1
+        down, across = (side // 3 for side in is_ink.shape)
+        if min(down, across) and max(down, across) < 2 * min(down, across):
+            corners = [is_ink[y, x] for y in _ends(down) for x in _ends(across)]
+            middle = is_ink[down:-down, across:-across]
+            is_cross[i] = middle.mean() > 0.3 and max(each.mean() for each in corners) < 0.1
+    return is_cross
+
+
+def _ends(n: int) -> tuple[slice, slice]:
+    return slice(n), slice(-n, None)
+
+
 def stroke_scores(ink: Float[np.ndarray, "h w"], found: Pieces) -> Float[np.ndarray, " n"]:
     """How much each piece looks like a stroke of a pen: strong, long, narrow and sharp.
 

@@ -135,19 +135,27 @@ def _pieces(
     found = pieces.label(is_ink, sheet)
     size = np.sqrt(found.sides.prod(1))
     keep = (found.means(is_strong) > 0.15) & (found.widths < 0.5 * found.longer)
-    # At the edge only strokes that end there: not what lies along it, nor a shadow's corner.
-    is_end = found.contact < np.minimum(3 * found.widths + 2, 0.7 * found.longer)
-    is_end &= pieces.edge_shares(levels, found) > 0.7
-    # What fills a corner is a shadow.
+    # At the edge only strokes that end there: not what lies along it, nor a shadow in a corner.
     corners = found.labels[[0, 0, -1, -1], [0, -1, 0, -1]]
-    is_end[corners[corners > 0] - 1] = False
-    keep &= (found.contact == 0) | is_end | is_cut_out
+    is_edge = pieces.edge_shares(levels, found) > 0.7
+    is_edge[corners[corners > 0] - 1] = False
+    is_end = is_edge & (found.contact < np.minimum(3 * found.widths + 2, 0.7 * found.longer))
     inside = keep & (found.contact == 0)
-    largest, largest_inside = (size * keep).max(), (size * inside).max()
-    if sheet is not None and (size * (keep & ~inside)).max() > 0.3 * largest_inside:
+    # A picture may be cut out so closely that strokes lie along its edge.
+    is_alike = np.zeros(len(found), bool)
+    if sheet is None and inside.any():
+        is_alike = _are_alike(found, int((size * inside).argmax()))
+        is_end |= is_alike
+    elif sheet is None and not (keep & is_end).any():
+        is_end = (
+            is_edge & (found.contact < 0.9 * found.longer) & (found.widths < 0.3 * found.longer)
+        )
+    keep &= inside | is_end | is_cut_out
+    largest, largest_inside = (size * keep).max(initial=0), (size * inside).max(initial=0)
+    if sheet is not None and (size * (keep & ~inside)).max(initial=0) > 0.3 * largest_inside:
         raise Blank("it is blank")  # The sheet's edge cuts strokes: it is none.
     if sheet is not None or (largest_inside >= 0.15 * largest and not is_cut_out):
-        keep = inside
+        keep = inside | (is_alike & keep)
     # A line is printed if it is longer than any stroke; a 1 is one too.
     is_line = pieces.are_lines(found)
     longest = found.longer[keep & ~is_line].max(initial=0)
@@ -167,6 +175,16 @@ def _pieces(
     if keep.sum() > _MOST_PIECES:
         raise Blank(f"it shows more than {_MOST_PIECES} marks")
     return Strokes(ink, found.only(keep), width, is_dot[keep])
+
+
+def _are_alike(found: Pieces, one: int) -> Bool[np.ndarray, " n"]:
+    """Which pieces are beside one, about as high, and about as wide in their strokes."""
+    top, bottom, height = found.boxes[:, 1], found.boxes[:, 3], found.sides[:, 1]
+    shared = np.minimum(bottom, bottom[one]) - np.maximum(top, top[one])
+    is_alike = shared > 0.6 * height
+    for sizes, most in ((height, 1.6), (found.widths, 2.5)):
+        is_alike &= (sizes < most * sizes[one]) & (sizes[one] < most * sizes)
+    return is_alike & (found.contact < found.longer)
 
 
 def cut_out(

@@ -1,8 +1,10 @@
 """A picture of what was found on a picture: boxes, answers, and what the network saw."""
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from jaxmnist.data import pictures
 from jaxmnist.trained.mistakes import shown_size
@@ -12,6 +14,7 @@ _SMALLEST = 320  # Smaller pictures are enlarged, so that their labels are legib
 _TILE = 112  # About the longer side of an input, in pixels.
 _GAP = 12
 _SURE, _UNSURE = "#1d5fc4", "#c2410c"
+_KEY, _WRITER = "Software", "jaxmnist predict --show"  # A text in the files, to know them by.
 
 
 def annotate(
@@ -39,6 +42,43 @@ def annotate(
     sheet.paste(picture)
     sheet.paste(tiles, (right, below))
     return sheet
+
+
+def save(
+    page: pictures.Page,
+    detections: Sequence[Detection],
+    class_names: Sequence[str],
+    shows: str,
+    path: Path,
+) -> None:
+    """Writes what `annotate` draws, as PNG.
+
+    Raises:
+      OSError: it cannot be written; then nothing is left of it.
+    """
+    text = PngImagePlugin.PngInfo()
+    text.add_text(_KEY, _WRITER)
+    drawn = annotate(page, detections, class_names, shows)
+    try:
+        drawn.save(path, compress_level=1, pnginfo=text)
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
+
+
+def was_saved(path: Path) -> bool:
+    """Whether a file is one that `save` wrote."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get(_KEY) == _WRITER
+    except Exception:  # Damaged files raise errors of any type.
+        return False
+
+
+def may_replace(path: Path) -> bool:
+    """Whether `save` may write a file: there is none, or one that it wrote."""
+    return not path.is_symlink() and (not path.exists() or was_saved(path))
 
 
 def _with_boxes(

@@ -68,6 +68,20 @@ def test_separators_are_left_out(extra):
     assert firsts(groups(*digits, extra)) == [100, 240, 330]
 
 
+def test_a_plus_sign_is_left_out_where_digits_are_higher():
+    def with_plus(*digits):
+        mask = np.zeros((200, 500), np.uint8)
+        for x in digits:
+            cv2.ellipse(mask, (x, 100), (25, 40), 0, 0, 360, 1, 7)
+        cv2.line(mask, (60, 100), (104, 102), 1, 7)
+        cv2.line(mask, (82, 80), (81, 122), 1, 7)
+        found = grouping.group(pieces.label(mask > 0))
+        return len(found)
+
+    assert with_plus(160, 240, 320) == 3
+    assert with_plus() == 1
+
+
 def test_a_one_among_digits_is_no_slash():
     found = groups((100, 50, 60, 90), ((200, 53), (195, 137)), (240, 50, 60, 90), (330, 50, 60, 90))
     assert len(found) == 4

@@ -78,3 +78,12 @@ def test_a_line_through_the_picture_is_one_and_a_digit_is_not():
 @pytest.mark.parametrize(("x", "wanted"), [(0.0, 3), (3.0, 3), (4.5, 5), (6.0, 7), (7.9, 7)])
 def test_sizes_of_filters_are_odd(x, wanted):
     assert pieces.odd(x) == wanted
+
+
+def test_plus_signs_are_crosses_and_digits_are_not(test_split):
+    mask = np.zeros((60, 60), bool)
+    mask[27:33, 8:52] = mask[8:52, 27:33] = True
+    assert pieces.are_crosses(pieces.label(mask)).all()
+    images = test_split.images[:1000, ..., 0] > 100
+    crosses = [pieces.are_crosses(pieces.label(image)).any() for image in images]
+    assert np.mean(crosses) < 0.01

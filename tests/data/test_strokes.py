@@ -124,6 +124,13 @@ def test_digits_that_fill_a_small_picture_are_found_whole(test_split):
     assert np.mean(np.array(shares) > 0.9) > 0.97
 
 
+def test_a_chequered_picture_is_blank_without_a_warning():
+    y, x = np.indices((1000, 1000)) // 4
+    squares = (x + y) % 2 * 255.0
+    with pytest.raises(Blank, match="it is blank"):
+        seen(squares[..., None])
+
+
 def test_small_digits_on_a_large_page_are_found():
     levels = np.full((900, 1200, 1), 240, np.float32)
     cv2.polylines(levels, [np.array([(600, 400), (620, 400), (606, 430)])], False, 30, 3)
@@ -135,11 +142,25 @@ def test_small_digits_on_a_large_page_are_found():
 
 def test_ink_at_the_edge_counts_only_where_there_is_no_other():
     levels = np.full((200, 300, 1), 240, np.float32)
-    cv2.line(levels, (299, 60), (230, 150), 20, 10)
+    cv2.line(levels, (299, 20), (230, 180), 20, 10)
     assert len(seen(levels)[0].pieces) == 1
     cv2.line(levels, (60, 60), (100, 150), 20, 10)
     found, _ = seen(levels)
     assert [int(x) for x in found.pieces.boxes[:, 0]] == [pytest.approx(55, abs=3)]
+
+
+@pytest.mark.parametrize("margin", [0, 1, 2, 5])
+def test_a_number_may_be_cut_out_up_to_its_digits(margin):
+    ring = np.zeros((90, 70), np.float32)
+    cv2.ellipse(ring, (35, 45), (25, 40), 0, 0, 360, 1.0, 9)
+    low = cv2.resize(ring[:, 1:-1], (60, 86))
+    low = np.pad(low, ((3, 1), (0, 0)))
+    one = np.zeros((90, 40), np.float32)
+    one[2:88, 14:23] = 1
+    number = np.pad(np.hstack([ring[:, 5:], low, one, ring[:, :-5]]), margin)
+    found, is_ink = seen(page(number).astype(np.float32))
+    assert overlap(is_ink, number > 0.5) > 0.8
+    assert len(found.pieces) == 4
 
 
 def test_a_half_in_the_sun_is_no_sheet():
