@@ -125,6 +125,8 @@ def frames(
                 if total > 1:
                     image.seek(number - 1)
                 width, height = image.size
+                if not width * height:
+                    raise UserError(f"{name} has no pixels.")
                 if width * height > limit:
                     raise _too_large(name, limit)
                 if image is not file:

@@ -121,9 +121,17 @@ def _likeliest(
             found = [parts[both][0] for both in ends]
             # A model may be sure of a 6 with a 1 beside it, that it is a 6.
             total = np.log(each).mean() + (1 if _are_apart(found, height) else -0.1)
-            if min(each) > _SURE and total > best:
+            if min(each) > _SURE and total > best and not _overlap(found):
                 best, chosen = total, found
     return chosen
+
+
+def _overlap(parts: list[Detection]) -> bool:
+    """Whether two neighbours share much of the narrower one's columns, as parts of a ring do."""
+    return any(
+        a.box[2] - b.box[0] > 0.4 * min(each.box[2] - each.box[0] for each in (a, b))
+        for a, b in itertools.pairwise(parts)
+    )
 
 
 def _are_apart(parts: list[Detection], height: int) -> bool:

@@ -351,6 +351,11 @@ def test_too_large_a_picture_is_refused_before_it_is_decoded(page, monkeypatch):
     assert frames(whole)
 
 
+def test_a_picture_without_pixels_is_refused():
+    with pytest.raises(UserError, match="the picture has no pixels"):
+        next(picture_files.frames(Image.new("L", (0, 3)), "the picture", 100))
+
+
 def test_a_frame_that_nobody_asks_for_is_not_decoded(page):
     images = [page, Image.new("RGB", (3000, 3000))]
     data = as_bytes(images[0], "TIFF", save_all=True, append_images=images[1:])

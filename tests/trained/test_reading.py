@@ -114,6 +114,7 @@ def test_a_whole_is_its_parts_if_only_these_look_like_digits(looks):
         (0, 1.0, APART),  # They do not look like digits.
         (0.6, 0.8, APART),  # They may be none, and if they are one, it may be another.
         (1, 0.45, TOUCHING),
+        (1, 1.0, ((0, 0, 15, 10), (10, 0, 20, 10))),  # They are halves of a ring.
     ],
 )
 def test_otherwise_it_stays_whole(looks, of_parts, sure, boxes):
