@@ -108,7 +108,7 @@ def _predict(workdir: str, images: list[str], as_json: bool, show: str | None) -
                     try:
                         annotate.save(page, detections, names, shows, path)
                     except OSError as e:
-                        warn(f"error: cannot write {path} ({e.strerror}).")
+                        warn(f"error: cannot write {path} ({e.strerror or e}).")
                         status = 1
             sys.stdout.flush()
     sys.exit(status)
