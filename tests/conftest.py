@@ -30,6 +30,10 @@ from jaxmnist.record.screen import Screen
 from jaxmnist.record.workdir import Run, Workdir
 from jaxmnist.train_step import create_train_state
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background jobs ignore it, and so would the processes that tests stop by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SAMPLE_DIR = Path(datasets.__file__).parent / datasets.SAMPLE
 # test_sharding is the very first: it makes JAX's devices anew, and arrays on the old ones, which
 # session fixtures may hold, cannot be used after that.
