@@ -524,6 +524,8 @@ def main():
     found = datasets.load("mnist", ["train[:55000]", "train[55000:]"], args.data_dir, False)
     digits, held_out = [(split.images[..., 0], split.labels) for split in found.splits]
     images, labels = in_parallel(examples, 2 * args.seed, args.count, digits)
+    drawings, classes = in_parallel(examples, 2 * args.seed + 1, 4000, held_out)
+    photos, _ = in_parallel(photographs, 2 * args.seed + 1, 4000, held_out)
     print(f"{len(images):,} drawings in {time.monotonic() - start:.0f} s", flush=True)
     own = digits[0][: args.count // 3, ..., None], digits[1][: args.count // 3]
     images, labels = np.concatenate([images, own[0]]), np.concatenate([labels, own[1]])
@@ -531,8 +533,6 @@ def main():
     rejection.save(args.to, params)
     print(f"trained after {time.monotonic() - start:.0f} s: {args.to.stat().st_size:,} bytes")
 
-    drawings, classes = in_parallel(examples, 2 * args.seed + 1, 4000, held_out)
-    photos, _ = in_parallel(photographs, 2 * args.seed + 1, 4000, held_out)
     p = {
         "MNIST's": rejection.digit_probability(held_out[0][..., None]),
         "rewritten": rejection.digit_probability(drawings[classes < 10]),
