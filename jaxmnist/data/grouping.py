@@ -11,7 +11,7 @@ from jaxmnist.data.pieces import Pieces
 _Box = tuple[float, float, float, float]
 _Group = list[int]  # Numbers of pieces, from 0.
 
-_WIDE = 0.75  # What is narrower, in heights, is one object.
+_WIDE = 0.75  # What is narrower, in heights, is not cut through ink.
 _MOST_CUTS = 6
 
 
