@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # Optimizers that optax has and a run cannot use, and why.
 _REFUSED_OPTIMIZERS = {
     "contrib.dpsgd": "it needs the gradient of each example, and a run has that of their mean",
-    "contrib.schedule_free": "it wraps another optimizer, which no text can name: take "
-    "contrib.schedule_free_sgd or contrib.schedule_free_adamw",
+    "contrib.schedule_free": "it wraps another optimizer: take contrib.schedule_free_sgd "
+    "or contrib.schedule_free_adamw",
     "contrib.sophia": "it needs second derivatives of the loss, which a run does not give",
     "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
 }
@@ -76,7 +76,7 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
       training: whether it is to train; what it was trained with before may be evaluated anyhow.
     """
     # Imported here, since the help needs neither tfds nor JAX.
-    from jaxmnist import augment, optimizers
+    from jaxmnist import augment, curriculum, optimizers
     from jaxmnist.data import datasets
     from jaxmnist.devices import distributed
 
@@ -119,6 +119,14 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
                 f"batch_size={config.batch_size} is not allowed: it must be at most {count:,}, "
                 f"the examples of {config.dataset}'s {config.train_split}."
             )
+        if field == "train_split" and (found := curriculum.create_curriculum(config.curriculum)):
+            hardest = curriculum.num_hardest(found, count)
+            if config.batch_size > hardest:
+                raise UserError(
+                    f"batch_size={config.batch_size} is not allowed with curriculum="
+                    f"{config.curriculum!r}: it must be at most {hardest:,}, the hardest of "
+                    f"{count:,} examples."
+                )
     augment.create_augment(config.augment)
     _check_network(config, info)
     for field, what in (("keep_best", "chooses"), ("patience", "ends the run")):
@@ -332,7 +340,7 @@ def _check_optimizer(optimizer: "Optimizer", config: ConfigDict) -> None:
         raise UserError(
             f"weight_decay={config.weight_decay} is not allowed with {where}: {refusal}."
         )
-    if config.ema_decay and optimizer.is_schedule_free:
+    if config.ema_decay and optimizer.averages_itself:
         raise UserError(
             f"ema_decay={config.ema_decay} is not allowed with {where}, which averages by itself: "
             "set ema_decay=0."
@@ -343,8 +351,10 @@ def _check_optimizer(optimizer: "Optimizer", config: ConfigDict) -> None:
 
 def _decay_refusal(optimizer: "Optimizer") -> str:
     """Why the config's weight_decay cannot come on top of an optimizer; "" if it can."""
-    from jaxmnist.optimizers import optimizers
+    from jaxmnist.optimizers import WRAPPERS, optimizers
 
+    if optimizer.name in WRAPPERS:
+        return "it wraps another optimizer: give that one a decay, as adamw(weight_decay=0.01)"
     if optimizer.name == "polyak_sgd":
         return "it finds its learning rate by itself, so that a share of that is not known"
     parameters = inspect.signature(optimizers()[optimizer.name]).parameters
@@ -353,7 +363,7 @@ def _decay_refusal(optimizer: "Optimizer") -> str:
             continue
         if value := optimizer.kwargs.get(name, parameters[name].default):
             return f"it has a decay of its own, {name}={value}, so that one of the two must be 0"
-        if optimizer.is_schedule_free:
+        if optimizer.averages_itself:
             return f"its average needs its own: set {name} there, as an argument"
     return ""
 

@@ -158,6 +158,11 @@ FIELDS: dict[str, dict[str, Field]] = {
             "shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4), cutout, strokes, lines; "
             "'': none",
         ),
+        "curriculum": Field(
+            "",
+            "hardest(share=0.3, after=60): after 60 steps only the 30 % of the training examples "
+            "that a small network finds hardest; '': always all",
+        ),
         "patience": Field(
             0,
             "evaluations without a better accuracy after which the run ends; 0: it never does "

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 
+from jaxmnist import wrappers
 from jaxmnist.calls import parse_call
 from jaxmnist.config import SCHEDULES
 from jaxmnist.errors import UserError
@@ -23,6 +24,7 @@ T = TypeVar("T")
 Options = tuple[tuple[str, str], ...]
 
 CONSTANT_RATE = ("rprop", "sm3")  # They take a number, and no schedule.
+WRAPPERS = {"lookahead": wrappers.lookahead, "contrib.sam": wrappers.sam}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +91,7 @@ class Optimizer:
     @property
     def tx(self) -> optax.GradientTransformationExtraArgs:
         """optax's own transformation, after the clipping and before weight decay and average."""
-        kwargs = self.kwargs
-        if self.name in CONSTANT_RATE:
-            kwargs["learning_rate"] = self.learning_rate
-        elif self.name != "polyak_sgd":
-            kwargs["learning_rate"] = self.schedule
-        parts = [optimizers()[self.name](**kwargs)]
+        parts = [self._create(self.name, self.kwargs)]
         if self.clip_norm:
             parts.insert(0, optax.clip_by_global_norm(self.clip_norm))
         if self.weight_decay:
@@ -109,20 +106,38 @@ class Optimizer:
         tx = optax.chain(*parts) if parts[1:] else optax.with_extra_args_support(parts[0])
         return _averaging(tx, self.ema_decay) if self.ema_decay else tx
 
+    def _create(self, name: str, kwargs: dict[str, Any]) -> optax.GradientTransformation:
+        if name in WRAPPERS:
+            return WRAPPERS[name](self._create_wrapped, **kwargs)
+        if name in CONSTANT_RATE:
+            kwargs["learning_rate"] = self.learning_rate
+        elif name != "polyak_sgd":
+            kwargs["learning_rate"] = self.schedule
+        if kwargs.get("muon_weight_dimension_numbers") == "convolutions":
+            kwargs["muon_weight_dimension_numbers"] = wrappers.of_convolutions
+        return optimizers()[name](**kwargs)
+
+    def _create_wrapped(self, text: str) -> optax.GradientTransformation:
+        name, options = _chosen("optimizer", text, optimizers())
+        alone = (*WRAPPERS, *CONSTANT_RATE, "polyak_sgd")
+        if name in alone or name.startswith("contrib.schedule_free"):
+            raise UserError(f"{name} cannot be wrapped by {self.name}")
+        return self._create(name, _values(options))
+
     @property
     def kwargs(self) -> dict[str, Any]:
         """Its keyword arguments, as values."""
         return _values(self.options)
 
     @property
-    def is_schedule_free(self) -> bool:
-        """Whether it averages by itself."""
-        return self.name.startswith("contrib.schedule_free")
+    def averages_itself(self) -> bool:
+        """Whether the optimizer of optax keeps an average of the parameters."""
+        return self.name.startswith("contrib.schedule_free") or self.name == "lookahead"
 
     @property
     def averages(self) -> bool:
         """Whether a network is evaluated with other parameters than those that are trained."""
-        return self.is_schedule_free or self.ema_decay > 0
+        return self.averages_itself or self.ema_decay > 0
 
     def eval_params(self, opt_state: optax.OptState, params: T) -> T:
         """The parameters to evaluate and to predict with: most often `params`, the trained ones.
@@ -131,9 +146,11 @@ class Optimizer:
         """
         if self.ema_decay:
             return opt_state.average
-        if not self.is_schedule_free:
+        if not self.averages_itself:
             return params
         own = opt_state[1] if self.clip_norm else opt_state
+        if self.name == "lookahead":
+            return own.slow
         return optax.contrib.schedule_free_eval_params(own, params)
 
 
@@ -214,12 +231,12 @@ def _chosen(field: str, text: str, functions: Mapping[str, Callable]) -> tuple[s
     if factory is None:
         near = difflib.get_close_matches(name, functions, n=3) or ["sgd", "adam", "adamw"]
         raise UserError(f"{where}: optax has no optimizer {name!r}; near it: {', '.join(near)}.")
-    fields = ("learning_rate", "warmup_steps")
+    fields = ("learning_rate", "warmup_steps", "create")
     parameters = [] if name in SCHEDULES else inspect.signature(factory).parameters
     allowed = [p for p in parameters if p not in fields]
     for argument in kwargs:
         if argument not in allowed:
-            is_field = ", which is a field of the config" if argument in fields else ""
+            is_field = ", which is a field of the config" if argument in fields[:2] else ""
             takes = ", ".join(allowed) or "no arguments"
             raise UserError(f"{where}: {name} takes {takes}, not {argument!r}{is_field}.")
     options = tuple((argument, repr(value)) for argument, value in kwargs.items())
@@ -257,8 +274,11 @@ def schedules() -> dict[str, Callable]:
 
 @functools.cache
 def optimizers() -> dict[str, Callable]:
-    """Every function of optax and optax.contrib that takes a learning rate of some kind."""
-    found: dict[str, Callable] = {}
+    """Every function of optax and optax.contrib that takes a learning rate of some kind.
+
+    And two of those that wrap such a one, in the form of WRAPPERS.
+    """
+    found: dict[str, Callable] = dict(WRAPPERS)
     for prefix, module in (("", optax), ("contrib.", optax.contrib)):
         for name, function in inspect.getmembers(module, inspect.isfunction):
             if name.startswith(("_", "scale_by_")):

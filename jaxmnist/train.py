@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from jaxmnist import checks, own_model, seeds
 from jaxmnist.compile import compiled_steps, data_keys
 from jaxmnist.config import profile_steps, steps_per_call
+from jaxmnist.curriculum import training_batches
 from jaxmnist.data.datasets import Dataset
-from jaxmnist.data.input_pipeline import Data, OrderedBatches, ShuffledBatches
+from jaxmnist.data.input_pipeline import Data, OrderedBatches
 from jaxmnist.devices import distributed, machine, tuning
 from jaxmnist.devices.sharding import Layout
 from jaxmnist.errors import UserError
@@ -51,7 +52,8 @@ def train(
         state = journal.resume(compiled.init(run_seeds), dataset.info, whole)
         _introduce(config, dataset, state, journal)
 
-        batches = ShuffledBatches(training, data_keys(run_seeds, layout), batch_size, layout)
+        keys = data_keys(run_seeds, layout)
+        batches = training_batches(config, training, dataset.info, keys, layout)
         in_order = OrderedBatches(test, config.eval_batch_size, layout)
         mistakes = Mistakes(dataset.info, dataset.splits[1], journal)
         evaluate_test = Evaluator(compiled, in_order, journal, mistakes)

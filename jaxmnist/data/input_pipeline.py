@@ -86,17 +86,29 @@ class ShuffledBatches:
     iterator to save: whoever knows the seed and the step knows the batch.
     """
 
-    def __init__(self, examples: Examples, key: Key[Array, "..."], batch_size: int, layout: Layout):
-        """Raises ValueError for a batch that is larger than the split."""
-        if not 1 <= batch_size <= len(examples):
-            raise ValueError(f"batch_size={batch_size} of {len(examples)} examples")
+    def __init__(
+        self,
+        examples: Examples,
+        key: Key[Array, "..."],
+        batch_size: int,
+        layout: Layout,
+        among: Int[Array, "... n"] | None = None,
+    ):
+        """Takes all examples, or those whose places are given, of each run its own.
+
+        Raises ValueError for a batch that is larger than that.
+        """
+        self._count = len(examples) if among is None else among.shape[-1]
+        if not 1 <= batch_size <= self._count:
+            raise ValueError(f"batch_size={batch_size} of {self._count} examples")
         self._examples, self._key, self._batch_size = examples, key, batch_size
         self._layout = layout
         self._permutations: dict[int, Int[Array, "... n"]] = {}
         self._epochs: list[int] = []
         self._order: Int[Array, "... m"] | None = None
-        draw = functools.partial(_permutation, n=len(examples))
-        self._permutation = layout.jit(draw, layout.state, in_axes=(0, None))
+        draw = functools.partial(_permutation, n=self._count)
+        self._permutation = layout.jit(draw, layout.state, in_axes=(0, None, 0))
+        self._among = among
         self._concatenate = layout.jit(lambda *parts: jnp.concatenate(parts), layout.state)
         self._take = functools.cache(self._jit_take)
 
@@ -106,12 +118,12 @@ class ShuffledBatches:
         With a `count` above 1, the batches of as many steps, stacked along a first axis.
         """
         first = step * self._batch_size
-        epoch, offset = divmod(first, len(self._examples))
+        epoch, offset = divmod(first, self._count)
         size = count * self._batch_size
         # Only epochs that the batch needs are drawn, so a run's first step does not wait for the
         # second: another one takes its place in the order.
-        last = (first + size - 1) // len(self._examples)
-        places = 1 + math.ceil(size / len(self._examples))
+        last = (first + size - 1) // self._count
+        places = 1 + math.ceil(size / self._count)
         epochs = [min(e, last) for e in range(epoch, epoch + places)]
         if self._epochs != epochs:
             self._permutations = {e: self._permutation_of(e) for e in set(epochs)}
@@ -122,7 +134,7 @@ class ShuffledBatches:
     def _permutation_of(self, epoch: int) -> Int[Array, "... n"]:
         if epoch in self._permutations:
             return self._permutations[epoch]
-        return self._permutation(self._key, self._layout.put(np.int32(epoch)))
+        return self._permutation(self._key, self._layout.put(np.int32(epoch)), self._among)
 
     def _jit_take(self, count: int) -> jax.stages.Wrapped:
         stacked = count > 1
@@ -138,8 +150,11 @@ class ShuffledBatches:
         return self._layout.jit(take, self._layout.batches(stacked=stacked), (None, 0, None))
 
 
-def _permutation(key: Key[Array, ""], epoch: Int[Array, ""], n: int) -> Int[Array, " n"]:
-    return jax.random.permutation(jax.random.fold_in(key, epoch), n)
+def _permutation(
+    key: Key[Array, ""], epoch: Int[Array, ""], among: Int[Array, " n"] | None, n: int
+) -> Int[Array, " n"]:
+    permutation = jax.random.permutation(jax.random.fold_in(key, epoch), n)
+    return permutation if among is None else among[permutation]
 
 
 class OrderedBatches:
