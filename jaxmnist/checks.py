@@ -119,8 +119,8 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
                 f"batch_size={config.batch_size} is not allowed: it must be at most {count:,}, "
                 f"the examples of {config.dataset}'s {config.train_split}."
             )
-        if field == "train_split" and (found := curriculum.create_curriculum(config.curriculum)):
-            hardest = curriculum.num_hardest(found, count)
+        if field == "train_split" and (later := curriculum.create_curriculum(config.curriculum)):
+            hardest = curriculum.num_hardest(later, count)
             if config.batch_size > hardest:
                 raise UserError(
                     f"batch_size={config.batch_size} is not allowed with curriculum="

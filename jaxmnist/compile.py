@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -71,9 +72,30 @@ class CompiledSteps:
         self._options = tuning.compiler_options(getattr(shapes.model, "dtype", None))
         self._programs: dict[tuple[int, ...], Callable] = {}
 
+    def compile_at_once(self, train_step: tuple[int, int], *others: Callable[[], Any]) -> None:
+        """Compiles the step of a batch size and a count, and meanwhile others on one more thread.
+
+        XLA takes about one core for a program. Several processes compile the others when they call
+        them, so that all compile in the same order.
+        """
+        if jax.process_count() > 1:
+            self.train_step(*train_step)
+            return
+        with ThreadPoolExecutor(1) as one_more:
+            compiling = [one_more.submit(other) for other in (self._init_program, *others)]
+            self.train_step(*train_step)
+            for each in compiling:
+                each.result()
+
     def init(self, seeds: Sequence[int]) -> TrainState:
         """The state before the first step, with a seed for each of the layout's runs."""
-        return self._init(_put(seeds, self.layout))
+        return self._init_program()(_put(seeds, self.layout))
+
+    def _init_program(self) -> Callable:
+        if () not in self._programs:
+            seeds = _put(range(self.layout.num_runs), self.layout)
+            self._programs[()] = _compile(self._init, seeds)
+        return self._programs[()]
 
     def _of_state(self, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.state)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 Options = tuple[tuple[str, str], ...]
 
 CONSTANT_RATE = ("rprop", "sm3")  # They take a number, and no schedule.
-WRAPPERS = {"lookahead": wrappers.lookahead, "contrib.sam": wrappers.sam}
+WRAPPERS: dict[str, Callable] = {"lookahead": wrappers.lookahead, "contrib.sam": wrappers.sam}
 
 
 @dataclasses.dataclass(frozen=True)

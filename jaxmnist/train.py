@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from jaxmnist import checks, own_model, seeds
 from jaxmnist.compile import compiled_steps, data_keys
 from jaxmnist.config import profile_steps, steps_per_call
-from jaxmnist.curriculum import training_batches
+from jaxmnist.curriculum import CurriculumBatches, training_batches
 from jaxmnist.data.datasets import Dataset
 from jaxmnist.data.input_pipeline import Data, OrderedBatches
 from jaxmnist.devices import distributed, machine, tuning
@@ -48,13 +48,17 @@ def train(
             _set_dataset(runs, dataset)
         with journal.phase("compiling", "compile"):
             compiled = compiled_steps(config, dataset.info, layout)
-            compiled.train_step(batch_size, most)
+            num_classes, keys = len(dataset.info.class_names), data_keys(run_seeds, layout)
+            batches = training_batches(config, training, num_classes, keys, layout)
+            in_order = OrderedBatches(test, config.eval_batch_size, layout)
+            compiled.compile_at_once(
+                (batch_size, most),
+                lambda: compiled.eval_step(in_order.batch_size),
+                *([batches.compile] if isinstance(batches, CurriculumBatches) else []),
+            )
         state = journal.resume(compiled.init(run_seeds), dataset.info, whole)
         _introduce(config, dataset, state, journal)
 
-        keys = data_keys(run_seeds, layout)
-        batches = training_batches(config, training, dataset.info, keys, layout)
-        in_order = OrderedBatches(test, config.eval_batch_size, layout)
         mistakes = Mistakes(dataset.info, dataset.splits[1], journal)
         evaluate_test = Evaluator(compiled, in_order, journal, mistakes)
         profile, stop = Profile(runs[0], journal), Stop(journal)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import typing
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ Images = UInt8[Array, "n height width channels"] | Float32[Array, "n height widt
 Batch = dict[str, Shaped[Array, "..."]]
 
 
+# Not checked: JAX puts shapes in these fields too.
+@typing.no_type_check
 @struct.dataclass
 class Examples:
     """A split in device memory."""
@@ -84,6 +87,12 @@ class ShuffledBatches:
     Epoch e is a permutation drawn from fold_in(key, e); step s takes examples
     [s * batch_size, (s + 1) * batch_size) of the epochs laid end to end. So there is no
     iterator to save: whoever knows the seed and the step knows the batch.
+
+    Attributes:
+      examples: the split.
+      key: of each run, that its permutations are drawn from.
+      batch_size: examples in a batch.
+      layout: the layout.
     """
 
     def __init__(
@@ -101,8 +110,8 @@ class ShuffledBatches:
         self._count = len(examples) if among is None else among.shape[-1]
         if not 1 <= batch_size <= self._count:
             raise ValueError(f"batch_size={batch_size} of {self._count} examples")
-        self._examples, self._key, self._batch_size = examples, key, batch_size
-        self._layout = layout
+        self.examples, self.key, self.batch_size = examples, key, batch_size
+        self.layout = layout
         self._permutations: dict[int, Int[Array, "... n"]] = {}
         self._epochs: list[int] = []
         self._order: Int[Array, "... m"] | None = None
@@ -117,9 +126,9 @@ class ShuffledBatches:
 
         With a `count` above 1, the batches of as many steps, stacked along a first axis.
         """
-        first = step * self._batch_size
+        first = step * self.batch_size
         epoch, offset = divmod(first, self._count)
-        size = count * self._batch_size
+        size = count * self.batch_size
         # Only epochs that the batch needs are drawn, so a run's first step does not wait for the
         # second: another one takes its place in the order.
         last = (first + size - 1) // self._count
@@ -129,17 +138,17 @@ class ShuffledBatches:
             self._permutations = {e: self._permutation_of(e) for e in set(epochs)}
             self._order = self._concatenate(*(self._permutations[e] for e in epochs))
             self._epochs = epochs
-        return self._take(count)(self._examples, self._order, self._layout.put(np.int32(offset)))
+        return self._take(count)(self.examples, self._order, self.layout.put(np.int32(offset)))
 
     def _permutation_of(self, epoch: int) -> Int[Array, "... n"]:
         if epoch in self._permutations:
             return self._permutations[epoch]
-        return self._permutation(self._key, self._layout.put(np.int32(epoch)), self._among)
+        return self._permutation(self.key, self.layout.put(np.int32(epoch)), self._among)
 
     def _jit_take(self, count: int) -> jax.stages.Wrapped:
         stacked = count > 1
-        shape = (count, self._batch_size) if stacked else (self._batch_size,)
-        sharding = self._layout.batch(stacked=stacked)
+        shape = (count, self.batch_size) if stacked else (self.batch_size,)
+        sharding = self.layout.batch(stacked=stacked)
 
         def take(examples: Examples, order: Int[Array, " m"], offset: Int[Array, ""]) -> Batch:
             index = jax.lax.dynamic_slice_in_dim(order, offset, math.prod(shape)).reshape(shape)
@@ -147,7 +156,7 @@ class ShuffledBatches:
             index = jax.lax.with_sharding_constraint(index, sharding)
             return {"image": to_float(examples.images[index]), "label": examples.labels[index]}
 
-        return self._layout.jit(take, self._layout.batches(stacked=stacked), (None, 0, None))
+        return self.layout.jit(take, self.layout.batches(stacked=stacked), (None, 0, None))
 
 
 def _permutation(

@@ -61,9 +61,13 @@ def compiler_options(dtype: DTypeLike | None = None) -> Options:
     return _known(tuple((BFLOAT16_CPU_OPTIONS if is_bfloat16 else CPU_OPTIONS).items()))
 
 
-def options_to_compile_fast() -> Options:
-    """Likewise, for a program that runs once: it computes the same bits, and is slower."""
-    options: Options = {"xla_backend_optimization_level": 0}
+def options_to_compile_fast(level: int = 0) -> Options:
+    """Likewise, for a program that runs once: it computes the same bits, and is slower.
+
+    Args:
+      level: how far XLA optimizes: 0 for what is done in no time, 1 for what takes a while.
+    """
+    options: Options = {"xla_backend_optimization_level": level}
     if jax.default_backend() == "cpu":
         # The older way to generate a CPU's code, in which it compiles in half the time.
         options |= _known((("xla_cpu_use_fusion_emitters", False),))
