@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from jaxmnist.config import (
     ALL_FIELDS,
+    PAPERS_FIELDS,
     PERIODS,
     SCHEDULES,
     TYPE_NAMES,
@@ -62,7 +63,13 @@ def load(path: str | os.PathLike | None, overrides: Sequence[tuple[str, str]] = 
 
 
 def override(config: ConfigDict, overrides: Sequence[tuple[str, str]]) -> None:
-    """Sets fields from texts; raises UserError as `load` does."""
+    """Sets fields from texts; raises UserError as `load` does.
+
+    A network of one's own takes the place of the config's: fields of that are what they are by
+    default, unless they are among the overrides too.
+    """
+    if dict(overrides).get("model"):
+        config.update({field: get_config()[field] for field in PAPERS_FIELDS})
     for field, text in overrides:
         _check_field(field, text)
         config[field] = _parse(field, text)
@@ -267,7 +274,7 @@ def _check_network(config: ConfigDict, info: "DatasetInfo") -> None:
             )
         return
     default = get_config()
-    for field in ("features", "kernel_size", "hidden", "dropout_rate", "batch_norm"):
+    for field in PAPERS_FIELDS:
         if config[field] != default[field]:
             raise UserError(
                 f"{field}={config[field]!r} is not allowed with model={config.model!r}: it is the "

@@ -225,6 +225,8 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 ALL_FIELDS = {name: field for group in FIELDS.values() for name, field in group.items()}
 FREE_TO_CHANGE = tuple(name for name, field in ALL_FIELDS.items() if field.is_free)
+# Of the paper's network, and of no other.
+PAPERS_FIELDS = ("features", "kernel_size", "hidden", "dropout_rate", "batch_norm")
 PERIODS = ("log_every", "eval_every", "checkpoint_every")
 TYPE_NAMES = {
     bool: "True or False",

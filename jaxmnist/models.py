@@ -11,6 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from jaxmnist.config import PAPERS_FIELDS
+
 IMAGE_SHAPE = (28, 28, 1)
 Normalize = Callable[[Array], Array]  # Of (..., features), over all axes but the last.
 
@@ -166,8 +168,7 @@ def create_model(
         from jaxmnist import own_model  # Here, since most networks need none of it.
 
         return own_model.create(config.model, **given)
-    fields = ("features", "kernel_size", "hidden", "dropout_rate", "batch_norm")
-    own = {field: config[field] for field in fields}
+    own = {field: config[field] for field in PAPERS_FIELDS}
     return CNN(**own, **given, dot_general=functions.dot_general)
 
 

@@ -137,17 +137,25 @@ def test_the_table_compares_with_ours_in_the_same_type():
 
 
 def test_the_table_of_whole_commands():
+    def runs(whole, train):
+        return [
+            {"whole": w, "train": t, "accuracy": 0.99 + i / 1000}
+            for i, (w, t) in enumerate(zip(whole, train, strict=True))
+        ]
+
     text = whole_command.table(
         {
             "commands": {
-                whole_command.OURS: {"seconds": [10, 12, 14], "accuracy": [0.99, 0.991, 0.992]},
-                whole_command.EXAMPLE: {"seconds": [24.0, 24, 30], "accuracy": [0.99] * 3},
+                "quick.py, cached": runs([10, 12, 14], [5, 6, 7]),
+                whole_command.PEER: runs([24, 24, 30], [12, 12, 13]),
             },
-            "steps": 600,
             "device": {"processor": "P", "threads": 2},
+            "date": "2026-01-02",
         }
     )
-    assert "| quick.py, from the cache | 12.0 (10.0 to 14.0) | 0.50 | 0.9910 (" in text
+    assert text.startswith("P, 2 threads; 3 rounds; 2026-01-02.")
+    row = "| quick.py, cached | 12.0 (10.0 to 14.0) | 0.50 | 6.0 (5.0 to 7.0) | 0.50 | 0.9910 ("
+    assert row in text
 
 
 def test_the_forms_of_the_step_have_names_of_their_own():

@@ -1,0 +1,186 @@
+"""The recipes' figures: kept from runs, and printed as the tables of README.md.
+
+python -m experiments.recipes --keep=experiments/results/quick.json WORKDIR...
+python -m experiments.recipes
+
+The first keeps what tables need of the results.json of some workdirs, each of one run or of several
+seeds; seeds that the file has from before stay. The second prints all tables. In results/ a file is
+a recipe's run on the test set; in results/ablations/RECIPE/ base.json is the recipe on validation
+data, and each other file the same with the one change that its fields tell.
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from experiments.benchmarks import whole_command
+from jaxmnist.config import get_config
+
+RESULTS = Path(__file__).parent / "results"
+ORDER = ("default", "tutorial", "quick", "fastest")
+_NOT_OF_A_RECIPE = ("seed", "num_seeds", "data_dir", "allow_sample", "train_split", "eval_split")
+Record = dict[str, Any]
+
+
+def keep(workdirs: Sequence[Path], path: Path) -> Record:
+    """Writes a record of the runs of workdirs, with the seeds that `path` has already.
+
+    Raises ValueError if they are not of one config.
+    """
+    found = [json.loads((each / "results.json").read_text(encoding="utf-8")) for each in workdirs]
+    records = [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+    records += [record for results in found for record in _records(results)]
+    first = records[0]
+    for each in records[1:]:
+        if (each["fields"], each["split"], each["steps"]) != (
+            *(first["fields"], first["split"], first["steps"]),
+        ):
+            raise ValueError(f"other runs than {path} has: {each['fields']}, {each['split']}")
+    runs = {seed: run for each in records for seed, run in each["runs"].items()}
+    record = records[-1] | {"runs": dict(sorted(runs.items(), key=lambda item: int(item[0])))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+def _records(results: dict[str, Any]) -> list[Record]:
+    default, config = json.loads(get_config().to_json()), results["config"]
+    fields = {
+        name: value
+        for name, value in config.items()
+        if name not in _NOT_OF_A_RECIPE and value != default[name]
+    }
+    split = "test" if "test" in results else "validation"
+    seeds = results.get("seeds", [config["seed"]])
+    each = results[split]
+    values = {
+        name: each[name]["each"] if len(seeds) > 1 else [each[name]]
+        for name in ("accuracy", "loss")
+    }
+    runs = {str(seed): {name: values[name][i] for name in values} for i, seed in enumerate(seeds)}
+    device = results["device"]
+    return [
+        {
+            "fields": fields,
+            "split": split,
+            "steps": results["step"],
+            "batch_size": config["batch_size"],
+            "processor": f"{device['processor']}, {device['threads']} threads",
+            "jax": results["versions"]["jax"],
+            "date": datetime.date.today().isoformat(),
+            "runs": runs,
+        }
+    ]
+
+
+def accuracies(record: Record) -> np.ndarray:
+    """The accuracy of each seed, in %."""
+    return np.array([100 * run["accuracy"] for run in record["runs"].values()])
+
+
+def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean, by Student's t."""
+    middle, n = float(np.mean(values)), len(values)
+    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else 0.0
+    return middle - half, middle + half
+
+
+def recipes(records: dict[str, Record]) -> str:
+    """The table of recipes on the test set, and below it every seed."""
+    lines = [
+        "| recipe | steps x batch | seeds | test accuracy, %: mean (95 % interval) | deviation "
+        "| seeds above 99.0 | processor, date |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    seeds = []
+    for name, record in records.items():
+        found = accuracies(record)
+        low, high = interval(found)
+        deviation = f"{found.std(ddof=1):.3f}" if len(found) > 1 else ""
+        within = f" ({low:.3f} to {high:.3f})" if len(found) > 1 else ""
+        cells = [
+            name,
+            f"{record['steps']:,} x {record['batch_size']}",
+            str(len(found)),
+            f"{found.mean():.3f}{within}",
+            deviation,
+            # What a float32 holds of 0.99 is no 99.0 either.
+            f"{int((found.round(4) > 99).sum())} of {len(found)}",
+            f"{record['processor']}, {record['date']}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+        seeds.append(f"- {name}: {', '.join(f'{each:.2f}' for each in found)}")
+    return "\n".join([*lines, "", "Every seed, from 0:", "", *seeds])
+
+
+def ablation(base: Record, others: dict[str, Record]) -> str:
+    """The table of what each change costs on validation data, with the same seeds."""
+    found = accuracies(base)
+    lines = [
+        "| what is changed | fields | seeds | validation accuracy, %: mean | worse by, points "
+        "(standard error) |",
+        "|---|---|---|---|---|",
+        f"| nothing | | {len(found)} | {found.mean():.3f} | |",
+    ]
+    for name, record in others.items():
+        if list(record["runs"]) != list(base["runs"]):
+            raise ValueError(f"{name} has other seeds than the recipe")
+        default = json.loads(get_config().to_json())
+        changed = [
+            f"`{field}={record['fields'].get(field, default[field])!r}`"
+            for field in default
+            if record["fields"].get(field, default[field])
+            != base["fields"].get(field, default[field])
+            and not field.endswith("_every")
+        ]
+        worse = found - accuracies(record)
+        error = worse.std(ddof=1) / len(worse) ** 0.5
+        lines.append(
+            f"| {name} | {', '.join(changed)} | {len(worse)} | {accuracies(record).mean():.3f} "
+            f"| {worse.mean():.3f} ({error:.3f}) |"
+        )
+    return "\n".join(lines)
+
+
+def tables(folder: Path = RESULTS) -> str:
+    """All tables, in Markdown."""
+    records = {path.stem: _read(path) for path in folder.glob("*.json") if path.stem != "race"}
+    order = sorted(records, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name))
+    parts = [recipes({name: records[name] for name in order})]
+    for path in sorted(folder.glob("ablations/*/base.json"), reverse=True):
+        others = {each.stem: _read(each) for each in sorted(path.parent.glob("*.json"))}
+        base = others.pop("base")
+        parts.append(
+            f"What each part of `{path.parent.name}.py` brings:\n\n{ablation(base, others)}"
+        )
+    if (folder / "race.json").exists():
+        parts.append(whole_command.table(_read(folder / "race.json")))
+    return "\n\n".join(parts)
+
+
+def _read(path: Path) -> Record:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--keep", type=Path, help="the file for the record of the workdirs")
+    parser.add_argument("workdirs", type=Path, nargs="*")
+    args = parser.parse_args()
+    if bool(args.keep) != bool(args.workdirs):
+        parser.error("give --keep and workdirs, or neither")
+    if args.keep:
+        keep(args.workdirs, args.keep)
+    else:
+        print(tables())
+
+
+if __name__ == "__main__":
+    main()

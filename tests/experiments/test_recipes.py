@@ -1,0 +1,83 @@
+"""The tables of experiments/README.md are those of the files in results/, and count rightly."""
+
+import json
+
+import pytest
+
+from experiments import recipes
+from jaxmnist.config import get_config
+
+README = recipes.RESULTS.parent / "README.md"
+
+
+def results(accuracy, seed=0, split="test", **fields):
+    """What results.json holds of a run, or of several seeds."""
+    config = get_config()
+    config.update(fields | {"seed": seed, "data_dir": "somewhere"})
+    loss = {"each": [0.1] * len(accuracy)} if isinstance(accuracy, list) else 0.1
+    seeds = {"seeds": list(range(seed, seed + len(accuracy)))} if isinstance(accuracy, list) else {}
+    accuracy = {"each": accuracy} if isinstance(accuracy, list) else accuracy
+    return seeds | {
+        split: {"accuracy": accuracy, "loss": loss},
+        "step": config.num_steps,
+        "config": json.loads(config.to_json()),
+        "device": {"processor": "P", "threads": 2},
+        "versions": {"jax": "1"},
+    }
+
+
+@pytest.fixture
+def keep(tmp_path):
+    def keep(name, *found):
+        workdirs = [tmp_path / f"run-{i}" for i in range(len(found))]
+        for workdir, each in zip(workdirs, found, strict=True):
+            workdir.mkdir(exist_ok=True)
+            (workdir / "results.json").write_text(json.dumps(each))
+        return recipes.keep(workdirs, tmp_path / "results" / f"{name}.json")
+
+    return keep
+
+
+def test_seeds_are_added_to_those_of_before(keep):
+    fields = {"batch_size": 64, "features": (16, 32)}
+    keep("a", results([0.99, 0.991], **fields))
+    record = keep("a", results(0.992, seed=2, **fields), results(0.98, seed=1, **fields))
+    assert record["fields"] == {"batch_size": 64, "features": [16, 32]}
+    assert [run["accuracy"] for run in record["runs"].values()] == [0.99, 0.98, 0.992]
+    assert "somewhere" not in json.dumps(record)
+    with pytest.raises(ValueError, match="other runs than"):
+        keep("a", results(0.99, batch_size=32))
+    with pytest.raises(ValueError, match="other runs than"):
+        keep("a", results(0.99, split="validation", **fields))
+
+
+def test_the_interval_is_student_s():
+    # 2.776 is its 0.975 quantile of 4 degrees of freedom.
+    assert recipes.interval([1.0, 2, 3, 4, 5]) == pytest.approx((3 - 1.9633, 3 + 1.9633), abs=1e-3)
+    assert recipes.interval([2.0]) == (2.0, 2.0)
+
+
+def test_the_table_of_recipes(keep, tmp_path):
+    keep("quick", results([0.9901, 0.9900, 0.9905], num_steps=180, batch_size=64))
+    text = recipes.tables(tmp_path / "results")
+    assert "| quick | 180 x 64 | 3 | 99.020 (98.954 to 99.086) | 0.026 | 2 of 3 | P, 2 t" in text
+    assert "- quick: 99.01, 99.00, 99.05" in text
+
+
+def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
+    keep("ablations/quick/base", results([0.99, 0.99, 0.993], split="validation"))
+    keep(
+        "ablations/quick/no-dropout",
+        results([0.98, 0.99, 0.983], split="validation", dropout_rate=0.0, log_every=7),
+    )
+    text = recipes.tables(tmp_path / "results")
+    assert "What each part of `quick.py` brings" in text
+    # The differences are 1.0, 0.0 and 1.0 points.
+    assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) |" in text
+    keep("ablations/quick/other", results([0.98, 0.99], split="validation"))
+    with pytest.raises(ValueError, match="other seeds"):
+        recipes.tables(tmp_path / "results")
+
+
+def test_the_readme_has_these_tables():
+    assert recipes.tables() in README.read_text(encoding="utf-8")
