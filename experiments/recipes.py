@@ -5,8 +5,9 @@ python -m experiments.recipes
 
 The first keeps what tables need of the results.json of some workdirs, each of one run or of several
 seeds; seeds that the file has from before stay. The second prints all tables. In results/ a file is
-a recipe's run on the test set; in results/ablations/RECIPE/ base.json is the recipe on validation
-data, and each other file the same with the one change that its fields tell.
+a recipe's run on the test set. In results/ablations/RECIPE/ base.json is the recipe on validation
+data, and each other file the same with the one change that its fields tell. In results/optimizers/
+are runs of epoch.py with other optimizers.
 """
 
 import argparse
@@ -149,6 +150,24 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
     return "\n".join(lines)
 
 
+def optimizers(records: dict[str, Record]) -> str:
+    """The table of optimizers on the test set, the best first."""
+    lines = [
+        "| optimizer | learning rate | seeds | test accuracy, %: mean (95 % interval) | each |",
+        "|---|---|---|---|---|",
+    ]
+    for record in sorted(records.values(), key=lambda each: -accuracies(each).mean()):
+        found, fields = accuracies(record), json.loads(get_config().to_json()) | record["fields"]
+        low, high = interval(found)
+        schedule = ", constant" if fields["schedule"] == "constant" else ""
+        lines.append(
+            f"| `{fields['optimizer']}` | {fields['learning_rate']:g}{schedule} | {len(found)} "
+            f"| {found.mean():.3f} ({low:.3f} to {high:.3f}) "
+            f"| {', '.join(f'{each:.2f}' for each in found)} |"
+        )
+    return "\n".join(lines)
+
+
 def tables(folder: Path = RESULTS) -> str:
     """All tables, in Markdown."""
     records = {path.stem: _read(path) for path in folder.glob("*.json") if path.stem != "race"}
@@ -160,6 +179,8 @@ def tables(folder: Path = RESULTS) -> str:
         parts.append(
             f"What each part of `{path.parent.name}.py` brings:\n\n{ablation(base, others)}"
         )
+    if found := {path.stem: _read(path) for path in sorted(folder.glob("optimizers/*.json"))}:
+        parts.append(f"Optimizers, one epoch each:\n\n{optimizers(found)}")
     if (folder / "race.json").exists():
         parts.append(whole_command.table(_read(folder / "race.json")))
     return "\n\n".join(parts)

@@ -7,7 +7,7 @@ from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
 
 
-@pytest.mark.parametrize("name", ["tutorial", "quick"])
+@pytest.mark.parametrize("name", ["tutorial", "epoch", "quick", "fastest"])
 def test_experiments_are_valid(name):
     config = checks.load(f"experiments/{name}.py")
     checks.check(config)

@@ -194,6 +194,16 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(model, said, net, confi
         checks.check(config)
 
 
+def test_it_takes_the_place_of_an_experiment_s_network(net):
+    overrides = [("model", f"{net}:Net"), ("dataset", "mnist_sample")]
+    config = checks.load("experiments/fastest.py", overrides)
+    assert (config.features, config.hidden, config.dropout_rate) == ((32, 64), 1024, 0.4)
+    checks.check(config)
+    config = checks.load("experiments/fastest.py", [("hidden", "7"), *overrides])
+    with pytest.raises(UserError, match="hidden=7 is not allowed with model="):
+        checks.check(config)
+
+
 def test_the_paper_s_fields_are_refused_beside_it(net, config):
     config.model, config.hidden = f"{net}:Net", 7
     with pytest.raises(UserError, match=r"hidden=7 is not allowed with model=.*: it is the paper"):

@@ -71,7 +71,9 @@ def test_muon_on_the_convolutions_alone():
     rng = np.random.default_rng(0)
     shapes = {"conv": (5, 5, 4, 16), "dense": (30, 20), "bias": (16,)}
     params = {name: jnp.asarray(rng.normal(size=s), jnp.float32) for name, s in shapes.items()}
-    params["conv"] *= jnp.geomspace(0.1, 1, 16).reshape(1, 1, 1, 16)  # Singular values that are far apart.
+    params["conv"] *= jnp.geomspace(0.1, 1, 16).reshape(
+        1, 1, 1, 16
+    )  # Singular values that are far apart.
     tx, adam = optimizer.tx, optax.nadam(0.1, b1=0.8)
     updates, _ = tx.update(params, tx.init(params), params)
     of_adam, _ = adam.update(params, adam.init(params), params)

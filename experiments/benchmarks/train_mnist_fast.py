@@ -73,7 +73,8 @@ def main() -> None:
     accuracy = answers.eq(test_labels).double().mean().item()
     print(f"test accuracy {accuracy:.4f}, trained in {seconds:.2f} s")
     if args.output:
-        args.output.write_text(json.dumps({"accuracy": accuracy, "seconds": {"train": seconds}}))
+        results = {"train": seconds, "accuracy": accuracy}
+        args.output.write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ In turns, each round with a seed of its own: experiments/quick.py and fastest.py
 of compiled programs, the same again with the cache that they left, and train_mnist_fast.py, which
 reads the archives in --source_dir and runs in --peer_python, where PyTorch is installed; --data_dir
 holds the prepared MNIST. Whole seconds are those of the process, from its start to its end. Seconds
-of training are without start-up, reading data, compiling and evaluating; ours are those with
-compiled programs at hand, and contain the search for the hardest examples.
+of training are without start-up, reading data, compiling the step and evaluating; ours contain the
+search for the hardest examples and, cold, the compilation of small programs.
 """
 
 import argparse
@@ -102,9 +102,9 @@ def main() -> None:
         "device": machine.describe(),
         "versions": machine.versions(),
     }
-    print(table(results))
     if args.output:
         args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(table(results))
 
 
 def table(results: dict) -> str:

@@ -79,5 +79,13 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
         recipes.tables(tmp_path / "results")
 
 
+def test_the_table_of_optimizers(keep, tmp_path):
+    keep("optimizers/lion", results([0.97, 0.98], optimizer="lion", learning_rate=1e-4))
+    keep("optimizers/sgd", results([0.98, 0.985], optimizer="sgd", schedule="constant"))
+    *_, first, second = recipes.tables(tmp_path / "results").splitlines()
+    assert first.startswith("| `sgd` | 0.05, constant | 2 | 98.250 (95.073 to 101.427) | 98.00, ")
+    assert second.startswith("| `lion` | 0.0001 | 2 | 97.500 (")
+
+
 def test_the_readme_has_these_tables():
     assert recipes.tables() in README.read_text(encoding="utf-8")
