@@ -9,8 +9,7 @@ from jaxmnist import config as base
 
 def get_config():
     config = base.get_config()
-    config.features = (16, 32)
-    config.hidden = 256
+    config.features, config.hidden = (16, 32), 256
     config.num_steps = 200
     config.batch_size = 64
     config.optimizer = "adam(b1=0.7, b2=0.9)"
