@@ -38,6 +38,8 @@ def introduction(
     dtype = str(np.dtype(getattr(model, "dtype", None) or np.float32))
     form += f" in {dtype}" if dtype != "float32" else ""
     recipe = f", augmented by {config.augment}" if config.augment else ""
+    if config.curriculum:
+        recipe += f", curriculum {config.curriculum}"
     if config.ema_decay:
         recipe += f"; evaluated with the parameters' average ({config.ema_decay:g})"
     seeds = f"{num_runs} seeds at once" if num_runs > 1 else f"seed {config.seed}"

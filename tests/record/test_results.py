@@ -30,10 +30,12 @@ def test_the_first_lines_tell_what_is_trained_and_how():
     assert device.endswith("compiled in 1.2 s")
     fast = CNN(conv_pool=cpu_layers.conv_pool)
     config.augment, config.ema_decay = "affine()", 0.99
+    config.curriculum = "hardest(share=0.3, after=60)"
     _, network, at_once, _ = results_lib.introduction(config, dataset, fast, 3, 1.0)
     assert network.endswith("3,274,634 parameters, convolutions as matrix products")
     assert at_once.endswith(
-        ", 3 seeds at once, augmented by affine(); evaluated with the parameters' average (0.99)"
+        ", 3 seeds at once, augmented by affine(), curriculum hardest(share=0.3, after=60); "
+        "evaluated with the parameters' average (0.99)"
     )
     other = CNN(conv_pool=cpu_layers.conv_pool, kernel_size=4)
     assert results_lib.introduction(config, dataset, other, 1, 1.0)[1].endswith("plain layers")
