@@ -37,7 +37,7 @@ def keep(workdirs: Sequence[Path], path: Path) -> Record:
     """
     found = [json.loads((each / "results.json").read_text(encoding="utf-8")) for each in workdirs]
     records = [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
-    records += [record for results in found for record in _records(results)]
+    records += map(_record, found)
     first = records[0]
     for each in records[1:]:
         if (each["fields"], each["split"], each["steps"]) != (
@@ -51,7 +51,7 @@ def keep(workdirs: Sequence[Path], path: Path) -> Record:
     return record
 
 
-def _records(results: dict[str, Any]) -> list[Record]:
+def _record(results: dict[str, Any]) -> Record:
     default, config = json.loads(get_config().to_json()), results["config"]
     fields = {
         name: value
@@ -67,18 +67,16 @@ def _records(results: dict[str, Any]) -> list[Record]:
     }
     runs = {str(seed): {name: values[name][i] for name in values} for i, seed in enumerate(seeds)}
     device = results["device"]
-    return [
-        {
-            "fields": fields,
-            "split": split,
-            "steps": results["step"],
-            "batch_size": config["batch_size"],
-            "processor": f"{device['processor']}, {device['threads']} threads",
-            "jax": results["versions"]["jax"],
-            "date": datetime.date.today().isoformat(),
-            "runs": runs,
-        }
-    ]
+    return {
+        "fields": fields,
+        "split": split,
+        "steps": results["step"],
+        "batch_size": config["batch_size"],
+        "processor": f"{device['processor']}, {device['threads']} threads",
+        "jax": results["versions"]["jax"],
+        "date": datetime.date.today().isoformat(),
+        "runs": runs,
+    }
 
 
 def accuracies(record: Record) -> np.ndarray:
@@ -112,7 +110,7 @@ def recipes(records: dict[str, Record]) -> str:
             str(len(found)),
             f"{found.mean():.3f}{within}",
             deviation,
-            # What a float32 holds of 0.99 is no 99.0 either.
+            # Rounded, since 100 times 0.99 need not be 99.
             f"{int((found.round(4) > 99).sum())} of {len(found)}",
             f"{record['processor']}, {record['date']}",
         ]

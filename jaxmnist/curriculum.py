@@ -1,8 +1,8 @@
 """A curriculum: all training examples first, then only the hardest, which a small network finds.
 
 Most digits are learned from the first thousands, and steps on them teach little afterwards. Which
-are hard is known before the training: a network that is a hundred times smaller finds about the
-same (selection via proxy, Coleman et al. 2020, https://arxiv.org/abs/1906.11829).
+are hard can be known before the training: a network of few parameters, 6,634 for MNIST, finds them
+well enough (selection via proxy, Coleman et al. 2020, https://arxiv.org/abs/1906.11829).
 """
 
 import dataclasses
@@ -94,7 +94,7 @@ class CurriculumBatches:
             for_ranking, for_order = jax.random.split(jax.random.fold_in(key, 2**31))
             return hardest(for_ranking, examples, num_classes, count), for_order
 
-        # Of the two ways to compile it this takes half the time, and it runs as fast.
+        # Compiled as a step is, it takes twice as long to compile and runs no faster.
         options = tuning.options_to_compile_fast(1)
         self._find = layout.jit(find, layout.state, in_axes=(0, None), compiler_options=options)
         self._stack = layout.jit(

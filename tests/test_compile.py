@@ -57,6 +57,18 @@ def test_equal_configs_share_their_programs(config, layout):
     assert compiled_steps(other, INFO, layout) is not steps
 
 
+def test_what_fails_on_the_other_thread_fails_here(config, layout):
+    def fail():
+        raise ValueError("no room")
+
+    steps = compiled_steps(config, INFO, layout)
+    with pytest.raises(ValueError, match="no room"):
+        steps.compile_at_once((20, 1), fail)
+    called = []
+    steps.compile_at_once((20, 1), lambda: called.append(steps.eval_step(20)))
+    assert called == [steps.eval_step(20)]
+
+
 def test_another_batch_is_refused_and_not_compiled(config, batch, layout):
     """So a second compilation in the loop cannot pass unnoticed."""
     steps = compiled_steps(config, INFO, layout)

@@ -445,6 +445,25 @@ def test_an_averaging_run_that_was_killed_ends_with_the_same_bits(config, tmp_pa
     assert fingerprint(jaxmnist.load(tmp_path).params) == fingerprint(model.params)
 
 
+def test_a_run_with_a_curriculum_and_lookahead_that_was_killed_ends_with_the_same_bits(
+    config, tmp_path
+):
+    """It goes on among the hardest examples, with the slow parameters of before."""
+    config.optimizer = "lookahead(fast_optimizer='sgd(momentum=0.9)', sync_period=4)"
+    config.curriculum = "hardest(share=0.5, after=3)"
+    found = train.train_and_evaluate(config, tmp_path)
+    model = jaxmnist.load(tmp_path)
+    assert fingerprint(model.trained_params) == found["params_sha256"]
+    assert fingerprint(model.params) != found["params_sha256"]
+    shutil.rmtree(tmp_path / "checkpoints/6")
+    again = train.train_and_evaluate(config, tmp_path)
+    assert [start["step"] for start in again["starts"]] == [0, 4]
+    assert (again["params_sha256"], again["test"]) == (found["params_sha256"], found["test"])
+    config.curriculum = ""
+    other = train.train_and_evaluate(config, tmp_path / "other")
+    assert other["params_sha256"] != found["params_sha256"]
+
+
 def test_on_metrics_is_called_with_each_record_that_is_written(config, tmp_path):
     for num_seeds in (1, 2):
         config.num_seeds, got = num_seeds, []
