@@ -22,11 +22,12 @@ import numpy as np
 from scipy import stats
 
 from experiments.benchmarks import whole_command
-from jaxmnist.config import get_config
+from jaxmnist.config import FREE_TO_CHANGE, get_config
 
 RESULTS = Path(__file__).parent / "results"
 ORDER = ("default", "tutorial", "quick", "fastest")
-_NOT_OF_A_RECIPE = ("seed", "num_seeds", "data_dir", "allow_sample", "train_split", "eval_split")
+# What changes no training, and the seed.
+_NOT_OF_A_RECIPE = {"seed", "train_split", *FREE_TO_CHANGE} - {"num_steps"}
 Record = dict[str, Any]
 
 
@@ -40,10 +41,9 @@ def keep(workdirs: Sequence[Path], path: Path) -> Record:
     records += map(_record, found)
     first = records[0]
     for each in records[1:]:
-        if (each["fields"], each["split"], each["steps"]) != (
-            *(first["fields"], first["split"], first["steps"]),
-        ):
-            raise ValueError(f"other runs than {path} has: {each['fields']}, {each['split']}")
+        for what in ("split", "fields"):
+            if each[what] != first[what]:
+                raise ValueError(f"{what}: {each[what]} in one run, and {first[what]} in another")
     runs = {seed: run for each in records for seed, run in each["runs"].items()}
     record = records[-1] | {"runs": dict(sorted(runs.items(), key=lambda item: int(item[0])))}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,6 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
             for field in default
             if record["fields"].get(field, default[field])
             != base["fields"].get(field, default[field])
-            and not field.endswith("_every")
         ]
         worse = found - accuracies(record)
         error = worse.std(ddof=1) / len(worse) ** 0.5
@@ -174,9 +173,7 @@ def tables(folder: Path = RESULTS) -> str:
     for path in sorted(folder.glob("ablations/*/base.json"), reverse=True):
         others = {each.stem: _read(each) for each in sorted(path.parent.glob("*.json"))}
         base = others.pop("base")
-        parts.append(
-            f"What each part of `{path.parent.name}.py` brings:\n\n{ablation(base, others)}"
-        )
+        parts.append(f"What changes of `{path.parent.name}.py` cost:\n\n{ablation(base, others)}")
     if found := {path.stem: _read(path) for path in sorted(folder.glob("optimizers/*.json"))}:
         parts.append(f"Optimizers, one epoch each:\n\n{optimizers(found)}")
     if (folder / "race.json").exists():
@@ -196,7 +193,12 @@ def main() -> None:
     if bool(args.keep) != bool(args.workdirs):
         parser.error("give --keep and workdirs, or neither")
     if args.keep:
-        keep(args.workdirs, args.keep)
+        try:
+            keep(args.workdirs, args.keep)
+        except OSError as e:
+            parser.error(f"{e.filename}: {e.strerror}; give workdirs of runs that are finished")
+        except ValueError as e:
+            parser.error(str(e))
     else:
         print(tables())
 

@@ -130,9 +130,13 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
             hardest = curriculum.num_hardest(later, count)
             if config.batch_size > hardest:
                 raise UserError(
-                    f"batch_size={config.batch_size} is not allowed with curriculum="
-                    f"{config.curriculum!r}: it must be at most {hardest:,}, the hardest of "
-                    f"{count:,} examples."
+                    f"curriculum={config.curriculum!r} is not allowed: its share of {count:,} "
+                    f"examples is {hardest:,}, fewer than batch_size={config.batch_size}."
+                )
+            if training and later.after > config.num_steps:
+                raise UserError(
+                    f"curriculum={config.curriculum!r} is not allowed: after must be at most "
+                    f"num_steps={config.num_steps}."
                 )
     augment.create_augment(config.augment)
     _check_network(config, info)
@@ -430,8 +434,10 @@ def _refusal(optimizer: "Optimizer") -> str:
         if optimizer.averages and not optimizer.kwargs.get("b1", 0.9) > 0:
             return "its b1 must be above 0"
         updates, before, after, _ = jax.eval_shape(step, params)
+    except UserError as e:
+        return str(e).rstrip(".")
     except Exception as e:
-        return f"optax refuses it: {first_line(e)}"
+        return f"optax refuses it: {first_line(e).rstrip('.')}"
     if shapes(updates) != shapes(params):
         return "its updates have other shapes than the parameters"
     if shapes(before) != shapes(after):

@@ -117,9 +117,9 @@ def _training(config: ConfigDict) -> str:
     schedule = create_optimizer(config).schedule
     rates = ", ".join(f"{float(schedule(step)):.3g} at step {step:,}" for step in steps)
     seeds = f", for each of {config.num_seeds} seeds" if config.num_seeds > 1 else ""
-    hardest = f", on {config.curriculum}" if config.curriculum else ""
+    seeds += f", curriculum {config.curriculum}" if config.curriculum else ""
     return (
-        f"{config.num_steps:,} steps of {config.batch_size} by {config.optimizer}{seeds}{hardest}\n"
+        f"{config.num_steps:,} steps of {config.batch_size} by {config.optimizer}{seeds}\n"
         f"{'schedule':10}{config.schedule}, learning rate {rates}"
     )
 

@@ -24,6 +24,12 @@ T = TypeVar("T")
 Options = tuple[tuple[str, str], ...]
 
 CONSTANT_RATE = ("rprop", "sm3")  # They take a number, and no schedule.
+# They need more than gradients and parameters, or are no optimizers that a run can use.
+_NEVER_WRAPPED = (
+    *("contrib.dpsgd", "contrib.galore", "contrib.momo", "contrib.momo_adam", "contrib.sophia"),
+    *("contrib.schedule_free", "contrib.schedule_free_adamw", "contrib.schedule_free_sgd"),
+    *("lbfgs", "noisy_sgd", "optimistic_adam", "polyak_sgd"),
+)
 WRAPPERS: dict[str, Callable] = {"lookahead": wrappers.lookahead, "contrib.sam": wrappers.sam}
 
 
@@ -113,15 +119,19 @@ class Optimizer:
             kwargs["learning_rate"] = self.learning_rate
         elif name != "polyak_sgd":
             kwargs["learning_rate"] = self.schedule
-        if kwargs.get("muon_weight_dimension_numbers") == "convolutions":
-            kwargs["muon_weight_dimension_numbers"] = wrappers.of_convolutions
+        of_muon = "muon_weight_dimension_numbers"
+        if kwargs.get(of_muon) == "convolutions":
+            kwargs[of_muon] = wrappers.of_convolutions
+        elif kwargs.get(of_muon) is not None:
+            raise UserError(f"{of_muon}={kwargs[of_muon]!r} must be 'convolutions'")
         return optimizers()[name](**kwargs)
 
-    def _create_wrapped(self, text: str) -> optax.GradientTransformation:
-        name, options = _chosen("optimizer", text, optimizers())
-        alone = (*WRAPPERS, *CONSTANT_RATE, "polyak_sgd")
-        if name in alone or name.startswith("contrib.schedule_free"):
-            raise UserError(f"{name} cannot be wrapped by {self.name}")
+    def _create_wrapped(self, argument: str, text: Any) -> optax.GradientTransformation:
+        if not isinstance(text, str):
+            raise UserError(f'{argument}={text!r} must be a text, such as "adamw"')
+        name, options = _chosen(argument, text, optimizers())
+        if name in (*WRAPPERS, *CONSTANT_RATE, *_NEVER_WRAPPED):
+            raise UserError(f"{argument}={text!r}: {name} cannot be wrapped")
         return self._create(name, _values(options))
 
     @property
@@ -280,9 +290,13 @@ def optimizers() -> dict[str, Callable]:
     """
     found: dict[str, Callable] = dict(WRAPPERS)
     for prefix, module in (("", optax), ("contrib.", optax.contrib)):
-        for name, function in inspect.getmembers(module, inspect.isfunction):
+        for name, function in inspect.getmembers(module, _is_function):
             if name.startswith(("_", "scale_by_")):
                 continue
             if any("learning_rate" in p for p in inspect.signature(function).parameters):
                 found[prefix + name] = function
     return found
+
+
+def _is_function(x: Any) -> bool:
+    return inspect.isfunction(x) or isinstance(x, functools.partial)  # nadam is adam in part.

@@ -1,6 +1,7 @@
 """Optimizers of optax that wrap others, which a config names by texts.
 
-Each keeps in its state what optax wants beside the parameters, so that it is used as any other.
+Each keeps in its state what optax wants beside the parameters, so that it is used as any other. Its
+arguments are from a config, so of any type, and are checked here.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Create = Callable[[str], optax.GradientTransformation]  # From a text; the rate is the schedule's.
+from jaxmnist.errors import UserError
+
+# From an argument's name and value, which must be a text; the learning rate is the schedule's.
+Create = Callable[[str, Any], optax.GradientTransformation]
 
 
 class LookaheadState(NamedTuple):
@@ -27,12 +31,20 @@ class LookaheadState(NamedTuple):
 
 def lookahead(
     create: Create,
-    fast_optimizer: str = "sgd(momentum=0.9)",
-    sync_period: int = 6,
-    slow_step_size: float = 0.5,
+    fast_optimizer: Any = "sgd(momentum=0.9)",
+    sync_period: Any = 6,
+    slow_step_size: Any = 0.5,
 ) -> optax.GradientTransformationExtraArgs:
-    """optax.lookahead (Zhang et al. 2019) of parameters that are the fast ones."""
-    tx = optax.lookahead(create(fast_optimizer), sync_period, slow_step_size)
+    """optax.lookahead (Zhang et al. 2019) of parameters that are the fast ones.
+
+    Raises UserError for an argument that is not allowed.
+    """
+    if type(sync_period) is not int or sync_period < 1:
+        raise UserError(f"sync_period={sync_period!r} must be a whole number of at least 1")
+    if type(slow_step_size) not in (int, float) or not 0 < slow_step_size <= 1:
+        raise UserError(f"slow_step_size={slow_step_size!r} must be above 0 and at most 1")
+    fast = create("fast_optimizer", fast_optimizer)
+    tx = optax.lookahead(fast, sync_period, slow_step_size)
 
     def init(params: optax.Params) -> LookaheadState:
         # A copy, since the memory of a whole state is given to the next one.
@@ -49,14 +61,17 @@ def lookahead(
 
 
 def sam(
-    create: Create, optimizer: str = "sgd(momentum=0.9)", rho: float = 0.05
+    create: Create, optimizer: Any = "sgd(momentum=0.9)", rho: Any = 0.05
 ) -> optax.GradientTransformationExtraArgs:
     """optax.contrib.sam (Foret et al. 2021): the gradient is that at a distance of rho, uphill.
 
-    It takes the gradient of the same batch twice, from `value_fn`.
+    It takes the gradient of the same batch twice, from `value_fn`. Raises UserError for an argument
+    that is not allowed.
     """
+    if type(rho) not in (int, float) or rho <= 0:
+        raise UserError(f"rho={rho!r} must be a number above 0")
     uphill = optax.chain(optax.contrib.normalize(), optax.sgd(rho))
-    tx = optax.contrib.sam(create(optimizer), uphill, opaque_mode=True)
+    tx = optax.contrib.sam(create("optimizer", optimizer), uphill, opaque_mode=True)
 
     def update(updates, state, params=None, *, value_fn, **extra: Any):
         return tx.update(updates, state, params, grad_fn=lambda p, _: jax.grad(value_fn)(p))

@@ -97,6 +97,7 @@ def test_by_default_there_is_none(examples, key, layout):
         ("hardest(share=1.5, after=60)", "share must be a number above 0 and at most 1"),
         ("hardest(share='a', after=60)", "share must be a number above 0 and at most 1"),
         ("hardest(share=0.3, after=-1)", "after must be a whole number of at least 0"),
+        ("hardest(share=0.3, after=20001)", "after must be at most num_steps=20000"),
         ("hardest(share=0.3, after=0.5)", "after must be a whole number of at least 0"),
     ],
 )
@@ -112,7 +113,9 @@ def test_a_batch_larger_than_the_hardest_is_refused(examples, key, layout):
     config = get_config()
     config.dataset = "mnist_sample"
     config.curriculum = "hardest(share=0.01, after=60)"
-    with pytest.raises(UserError, match="batch_size=100 is not allowed with curriculum="):
+    with pytest.raises(
+        UserError, match="its share of 4,000 examples is 40, fewer than batch_size=100"
+    ):
         checks.check(config)
     with pytest.raises(ValueError, match="batch_size=21 of 20 examples"):
         CurriculumBatches(Curriculum(0.2, 7), ShuffledBatches(examples, key, 21, layout), 2)

@@ -9,7 +9,7 @@ import pytest
 from jaxmnist import checks
 from jaxmnist.config import get_config
 from jaxmnist.errors import UserError
-from jaxmnist.optimizers import create_optimizer
+from jaxmnist.optimizers import create_optimizer, optimizers
 
 
 def create(text, **fields):
@@ -89,12 +89,15 @@ def test_muon_on_the_convolutions_alone():
     ("text", "fields", "sentence"),
     [
         ("lookahead(fast_optimizer='sdg')", {}, "optax has no optimizer 'sdg'; near it: sgd"),
-        ("lookahead(fast_optimizer='lookahead')", {}, "lookahead cannot be wrapped by lookahead"),
-        ("contrib.sam(optimizer='rprop')", {}, "rprop cannot be wrapped by contrib.sam"),
-        ("lookahead(sync_period=0)", {}, "optax refuses it"),
-        ("lookahead(fast_optimizer=3)", {}, "optax refuses it"),
+        ("lookahead(fast_optimizer='lookahead')", {}, "lookahead cannot be wrapped"),
+        ("contrib.sam(optimizer='rprop')", {}, "rprop cannot be wrapped"),
+        ("lookahead(sync_period=0)", {}, "sync_period=0 must be a whole number of at least 1"),
+        ("lookahead(sync_period=1.5)", {}, "sync_period=1.5 must be a whole number"),
+        ("lookahead(slow_step_size=-1)", {}, "slow_step_size=-1 must be above 0 and at most 1"),
+        ("contrib.sam(rho=0)", {}, "rho=0 must be a number above 0"),
+        ("lookahead(fast_optimizer=3)", {}, 'fast_optimizer=3 must be a text, such as "adamw"'),
         ("lookahead(create=3)", {}, "takes fast_optimizer, sync_period, slow_step_size, not 'cre"),
-        ("contrib.muon(muon_weight_dimension_numbers='all')", {}, "optax refuses it"),
+        ("contrib.muon(muon_weight_dimension_numbers='all')", {}, "='all' must be 'convolutions'"),
         ("lookahead", {"ema_decay": 0.9}, "averages by itself: set ema_decay=0"),
         ("lookahead", {"weight_decay": 0.1}, "give that one a decay"),
     ],
@@ -103,3 +106,19 @@ def test_what_cannot_be_wrapped(text, fields, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         create(text, **fields)
     assert "\n" not in str(caught.value)
+    assert ".." not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
+def test_every_optimizer_is_wrapped_or_refused_in_a_sentence():
+    wrapped, refused = set(), {}
+    for name in optimizers():
+        for text in (f"lookahead(fast_optimizer='{name}')", f"contrib.sam(optimizer='{name}')"):
+            try:
+                create(text)
+                wrapped.add(name)
+            except UserError as e:
+                refused[name] = str(e)
+    assert all(f"{name} cannot be wrapped" in said for name, said in refused.items()), refused
+    assert {"sgd", "adamw", "lion", "nadamw", "contrib.prodigy", "contrib.muon"} <= wrapped
+    assert not wrapped & {"lookahead", "contrib.sam", "lbfgs", "rprop", "contrib.sophia"}

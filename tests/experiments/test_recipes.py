@@ -45,10 +45,22 @@ def test_seeds_are_added_to_those_of_before(keep):
     assert record["fields"] == {"batch_size": 64, "features": [16, 32]}
     assert [run["accuracy"] for run in record["runs"].values()] == [0.99, 0.98, 0.992]
     assert "somewhere" not in json.dumps(record)
-    with pytest.raises(ValueError, match="other runs than"):
+    with pytest.raises(ValueError, match="in one run, and"):
         keep("a", results(0.99, batch_size=32))
-    with pytest.raises(ValueError, match="other runs than"):
+    with pytest.raises(ValueError, match="in one run, and"):
         keep("a", results(0.99, split="validation", **fields))
+
+
+def test_what_cannot_be_kept_is_told_in_a_line(keep, tmp_path, monkeypatch, capsys):
+    keep("a", results(0.99))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/results.json").write_text(json.dumps(results(0.99, batch_size=32)))
+    for workdir, said in (("nowhere", "give workdirs of runs"), ("other", "fields: {'batch_size'")):
+        command = ["recipes", f"--keep={tmp_path}/results/a.json", str(tmp_path / workdir)]
+        monkeypatch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit):
+            recipes.main()
+        assert said in capsys.readouterr().err
 
 
 def test_the_interval_is_student_s():
@@ -71,7 +83,7 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
         results([0.98, 0.99, 0.983], split="validation", dropout_rate=0.0, log_every=7),
     )
     text = recipes.tables(tmp_path / "results")
-    assert "What each part of `quick.py` brings" in text
+    assert "What changes of `quick.py` cost" in text
     # The differences are 1.0, 0.0 and 1.0 points.
     assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) |" in text
     keep("ablations/quick/other", results([0.98, 0.99], split="validation"))
