@@ -55,6 +55,7 @@ MIXED_TYPES = {
     "test_every_optimizer_of_optax_works_or_is_refused",
     "test_every_optimizer_is_wrapped_or_refused_in_a_sentence",
     "test_lookahead_is_evaluated_with_the_slow_parameters",
+    "test_every_command_runs",
     "test_a_run_with_a_curriculum_and_lookahead_that_was_killed_ends_with_the_same_bits",
 }
 

@@ -34,7 +34,12 @@ NOT_EXECUTED = {
     "=cifar10": "needs prepared data; test_prepared.py trains on some",
 }
 # What the others get in addition, by their verb.
-SHORT = ("--config.dataset=mnist_sample", "--config.num_steps=4", "--config.warmup_steps=0")
+SHORT = (
+    "--config.dataset=mnist_sample",
+    "--config.num_steps=4",
+    "--config.warmup_steps=0",
+    "--config.curriculum=",
+)
 ADDED = {
     **dict.fromkeys(("main", "train", "sweep"), SHORT),
     "demo": ("--no_browser", "--port=0"),
