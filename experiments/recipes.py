@@ -120,7 +120,10 @@ def recipes(records: dict[str, Record]) -> str:
 
 
 def ablation(base: Record, others: dict[str, Record]) -> str:
-    """The table of what each change costs on validation data, with the same seeds."""
+    """The table of what each change costs on validation data, with the same seeds.
+
+    Raises ValueError if a change has a seed that the recipe lacks.
+    """
     found = accuracies(base)
     lines = [
         "| what is changed | fields | seeds | validation accuracy, %: mean | worse by, points "
@@ -129,8 +132,8 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
         f"| nothing | | {len(found)} | {found.mean():.3f} | |",
     ]
     for name, record in others.items():
-        if list(record["runs"]) != list(base["runs"]):
-            raise ValueError(f"{name} has other seeds than the recipe")
+        if missing := record["runs"].keys() - base["runs"].keys():
+            raise ValueError(f"{name} has seeds that the recipe lacks: {sorted(missing, key=int)}")
         default = json.loads(get_config().to_json())
         changed = [
             f"`{field}={record['fields'].get(field, default[field])!r}`"
@@ -138,7 +141,8 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
             if record["fields"].get(field, default[field])
             != base["fields"].get(field, default[field])
         ]
-        worse = found - accuracies(record)
+        worse = accuracies(base | {"runs": {seed: base["runs"][seed] for seed in record["runs"]}})
+        worse -= accuracies(record)
         error = worse.std(ddof=1) / len(worse) ** 0.5
         lines.append(
             f"| {name} | {', '.join(changed)} | {len(worse)} | {accuracies(record).mean():.3f} "

@@ -86,8 +86,10 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
     assert "What changes of `quick.py` cost" in text
     # The differences are 1.0, 0.0 and 1.0 points.
     assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) |" in text
-    keep("ablations/quick/other", results([0.98, 0.99], split="validation"))
-    with pytest.raises(ValueError, match="other seeds"):
+    keep("ablations/quick/two-seeds", results([0.98, 0.99], split="validation"))
+    assert "| two-seeds |  | 2 | 98.500 | 0.500 (0.500) |" in recipes.tables(tmp_path / "results")
+    keep("ablations/quick/other", results(0.98, seed=3, split="validation"))
+    with pytest.raises(ValueError, match=r"other has seeds that the recipe lacks: \['3'\]"):
         recipes.tables(tmp_path / "results")
 
 
