@@ -85,10 +85,10 @@ def accuracies(record: Record) -> np.ndarray:
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean, by Student's t."""
+    """The 95 % interval of the mean, by Student's t, of what is between 0 and 100."""
     middle, n = float(np.mean(values)), len(values)
     half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else 0.0
-    return middle - half, middle + half
+    return max(middle - half, 0.0), min(middle + half, 100.0)
 
 
 def recipes(records: dict[str, Record]) -> str:
@@ -161,6 +161,7 @@ def optimizers(records: dict[str, Record]) -> str:
         found, fields = accuracies(record), json.loads(get_config().to_json()) | record["fields"]
         low, high = interval(found)
         schedule = ", constant" if fields["schedule"] == "constant" else ""
+        schedule += "" if fields["warmup_steps"] else ", no warm-up"
         lines.append(
             f"| `{fields['optimizer']}` | {fields['learning_rate']:g}{schedule} | {len(found)} "
             f"| {found.mean():.3f} ({low:.3f} to {high:.3f}) "

@@ -38,6 +38,8 @@ _REFUSED_OPTIMIZERS = {
     "contrib.sophia": "it needs second derivatives of the loss, which a run does not give",
     "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
 }
+# They divide by the learning rates so far: after a first step at 0, by 0.
+_NEED_A_FIRST_RATE = ("contrib.dadapt_adamw", "contrib.prodigy")
 # Parameters to try an optimizer on, with the shapes that the network has.
 _PARAMS = {
     "Conv_0": {"kernel": (5, 5, 1, 32), "bias": (32,)},
@@ -410,6 +412,9 @@ def _refusal(optimizer: "Optimizer") -> str:
     has_schedule = optimizer.schedule_name != "constant" or optimizer.warmup_steps
     if has_schedule and optimizer.name in CONSTANT_RATE:
         return f"{optimizer.name} takes no schedule: set schedule=constant and warmup_steps=0"
+    for name in _NEED_A_FIRST_RATE:  # By itself, or within one that wraps it.
+        if name in f"{optimizer.name} {optimizer.options}" and not optimizer.schedule(0):
+            return f"{name} divides by the learning rate, which is 0 at step 0: set warmup_steps=0"
 
     def shapes(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)

@@ -336,6 +336,35 @@ def test_optimizers_without_a_schedule(name):
             checks.check(config)
 
 
+@pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
+@pytest.mark.parametrize("name", [name for name in optimizers() if name not in REFUSED])
+def test_every_optimizer_warms_up_or_is_refused(name, params):
+    """A warm-up begins at a learning rate of 0, by which no optimizer may divide."""
+    config = get_config()
+    config.update({"optimizer": name, "warmup_steps": 5})
+    try:
+        checks.check(config)
+    except UserError as e:
+        assert "set schedule=constant and warmup_steps=0" in str(e) or "at step 0" in str(e)
+        return
+    found, _ = steps(lambda: create_optimizer(config).tx, params, count=8)
+    assert np.isfinite(distance(found))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["contrib.prodigy", "contrib.dadapt_adamw", "lookahead(fast_optimizer='contrib.prodigy')"],
+)
+def test_what_divides_by_the_first_learning_rate_is_told(expression):
+    config = get_config()
+    config.update({"optimizer": expression, "warmup_steps": 1})
+    wanted = "divides by the learning rate, which is 0 at step 0: set warmup_steps=0"
+    with pytest.raises(UserError, match=wanted):
+        checks.check(config)
+    config.warmup_steps = 0
+    checks.check(config)
+
+
 def test_polyak_sgd_tells_the_bound_of_its_learning_rate():
     optimizer = create_one("polyak_sgd(max_learning_rate=0.3)")
     assert optimizer.schedule(100) == 0.3

@@ -67,6 +67,7 @@ def test_the_interval_is_student_s():
     # 2.776 is its 0.975 quantile of 4 degrees of freedom.
     assert recipes.interval([1.0, 2, 3, 4, 5]) == pytest.approx((3 - 1.9633, 3 + 1.9633), abs=1e-3)
     assert recipes.interval([2.0]) == (2.0, 2.0)
+    assert recipes.interval([1.0, 99.0]) == (0.0, 100.0)
 
 
 def test_the_table_of_recipes(keep, tmp_path):
@@ -95,10 +96,11 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
 
 def test_the_table_of_optimizers(keep, tmp_path):
     keep("optimizers/lion", results([0.97, 0.98], optimizer="lion", learning_rate=1e-4))
-    keep("optimizers/sgd", results([0.98, 0.985], optimizer="sgd", schedule="constant"))
+    fields = {"optimizer": "sgd", "schedule": "constant", "warmup_steps": 9}
+    keep("optimizers/sgd", results([0.98, 0.985], **fields))
     *_, first, second = recipes.tables(tmp_path / "results").splitlines()
-    assert first.startswith("| `sgd` | 0.05, constant | 2 | 98.250 (95.073 to 101.427) | 98.00, ")
-    assert second.startswith("| `lion` | 0.0001 | 2 | 97.500 (")
+    assert first.startswith("| `sgd` | 0.05, constant | 2 | 98.250 (95.073 to 100.000) | 98.00, ")
+    assert second.startswith("| `lion` | 0.0001, no warm-up | 2 | 97.500 (")
 
 
 def test_the_readme_has_these_tables():
