@@ -336,17 +336,20 @@ def test_optimizers_without_a_schedule(name):
             checks.check(config)
 
 
+WITHOUT_WARM_UP = ("contrib.dadapt_adamw", "contrib.prodigy", "rprop", "sm3")
+
+
 @pytest.mark.filterwarnings("ignore:Specifying a key:UserWarning")
 @pytest.mark.parametrize("name", [name for name in optimizers() if name not in REFUSED])
 def test_every_optimizer_warms_up_or_is_refused(name, params):
     """A warm-up begins at a learning rate of 0, by which no optimizer may divide."""
     config = get_config()
     config.update({"optimizer": name, "warmup_steps": 5})
-    try:
-        checks.check(config)
-    except UserError as e:
-        assert "set schedule=constant and warmup_steps=0" in str(e) or "at step 0" in str(e)
+    if name in WITHOUT_WARM_UP:
+        with pytest.raises(UserError, match=r"set .*warmup_steps=0"):
+            checks.check(config)
         return
+    checks.check(config)
     found, _ = steps(lambda: create_optimizer(config).tx, params, count=8)
     assert np.isfinite(distance(found))
 
