@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from jaxmnist.trained.inference import Model
 
 # An answer of a lower probability is unsure. Of validation digits in pictures, photo.py's model and
-# rejection.py then call 0.7 % unsure and are right about 98.0 % of the rest; with quick.py's these
+# rejection.py then call 0.7 % unsure and are right about 98.0 % of the rest; with epoch.py's these
 # are 1.8 % and 96.8 %.
 _SURE = 0.5
 # Of a page of text a third of the letters does not look like digits, and of a number hardly any.
