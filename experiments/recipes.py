@@ -23,6 +23,7 @@ from scipy import stats
 
 from experiments.benchmarks import whole_command
 from jaxmnist.config import FREE_TO_CHANGE, get_config
+from jaxmnist.devices import machine
 
 RESULTS = Path(__file__).parent / "results"
 ORDER = ("default", "tutorial", "quick", "fastest")
@@ -66,13 +67,12 @@ def _record(results: dict[str, Any]) -> Record:
         for name in ("accuracy", "loss")
     }
     runs = {str(seed): {name: values[name][i] for name in values} for i, seed in enumerate(seeds)}
-    device = results["device"]
     return {
         "fields": fields,
         "split": split,
         "steps": results["step"],
         "batch_size": config["batch_size"],
-        "processor": f"{device['processor']}, {device['threads']} threads",
+        "processor": machine.processor_and_threads(results["device"]),
         "jax": results["versions"]["jax"],
         "date": datetime.date.today().isoformat(),
         "runs": runs,

@@ -1,5 +1,6 @@
 """Checks of a config: each refusal says field, value and what is allowed."""
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -38,7 +39,8 @@ _REFUSED_OPTIMIZERS = {
     "contrib.sophia": "it needs second derivatives of the loss, which a run does not give",
     "optimistic_adam": "it takes no schedule of learning rates: take optimistic_adam_v2",
 }
-# They divide by the learning rates so far: after a first step at 0, by 0.
+# They divide by the learning rates so far: after a first step at 0, by 0. safeguard_warmup of
+# contrib.prodigy makes it do without.
 _NEED_A_FIRST_RATE = ("contrib.dadapt_adamw", "contrib.prodigy")
 # Parameters to try an optimizer on, with the shapes that the network has.
 _PARAMS = {
@@ -145,7 +147,10 @@ def check(config: ConfigDict, *, training: bool = True) -> None:
     for field, what in (("keep_best", "chooses"), ("patience", "ends the run")):
         if training and config[field]:
             check_validation(config, info, f"{field}={config[field]} {what} by the evaluation")
-    _check_optimizer(optimizers.create_optimizer(config), config)
+    optimizer = optimizers.create_optimizer(config)
+    _check_optimizer(optimizer, config)
+    if refusal := training and _division_refusal(optimizer):
+        raise UserError(f"optimizer={config.optimizer!r} is not allowed: {refusal}.")
 
 
 def check_validation(config: ConfigDict, info: "DatasetInfo", who: str) -> None:
@@ -412,22 +417,13 @@ def _refusal(optimizer: "Optimizer") -> str:
     has_schedule = optimizer.schedule_name != "constant" or optimizer.warmup_steps
     if has_schedule and optimizer.name in CONSTANT_RATE:
         return f"{optimizer.name} takes no schedule: set schedule=constant and warmup_steps=0"
-    for name in _NEED_A_FIRST_RATE:  # By itself, or within one that wraps it.
-        if name in f"{optimizer.name} {optimizer.options}" and not optimizer.schedule(0):
-            return f"{name} divides by the learning rate, which is 0 at step 0: set warmup_steps=0"
 
     def shapes(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
-    def loss_fn(params):
-        return sum(jnp.sum(x) for x in jax.tree.leaves(params))
-
     def step(params):
-        tx = optimizer.tx
-        before = tx.init(params)
-        value, grad = jax.value_and_grad(loss_fn)(params)
-        extra = {"value": value, "grad": grad, "value_fn": loss_fn}
-        updates, after = tx.update(grad, before, params, **extra)
+        before = optimizer.tx.init(params)
+        updates, after = _trial(optimizer, before, params)
         return updates, before, after, optimizer.eval_params(after, params)
 
     params = jax.tree.map(
@@ -453,3 +449,49 @@ def _refusal(optimizer: "Optimizer") -> str:
     if not all(leaf.size for leaf in leaves):
         return "its state holds arrays of no elements, which no checkpoint can hold"
     return ""
+
+
+@functools.lru_cache(maxsize=32)
+def _division_refusal(optimizer: "Optimizer") -> str:
+    """Why the first updates of an optimizer are not finite; "" if they are."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    # By itself, or within one that wraps it.
+    text = f"{optimizer.name} {optimizer.options}"
+    name = next((name for name in _NEED_A_FIRST_RATE if name in text), "")
+    if not name:
+        return ""
+
+    @jax.jit
+    def step(state, params):
+        updates, state = _trial(optimizer, state, params)
+        return state, optax.apply_updates(params, updates)
+
+    params = {"kernel": jnp.ones((2, 2))}
+    state = optimizer.tx.init(params)
+    for _ in range(3):
+        state, params = step(state, params)
+    if jnp.isfinite(params["kernel"]).all():
+        return ""
+    if optimizer.schedule(0):
+        return f"{name} divides by 0 with these arguments"
+    begins = dataclasses.replace(optimizer, warmup_steps=0).schedule(0)
+    advice = "set warmup_steps=0" if begins else "take a schedule that begins above 0"
+    if name == "contrib.prodigy":
+        advice += ", or safeguard_warmup=True as its argument"
+    return f"{name} divides by the learning rate, which is 0 at step 0: {advice}"
+
+
+def _trial(optimizer: "Optimizer", state: Any, params: Any) -> tuple[Any, Any]:
+    """The updates and the state after a step on the sum of all parameters."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss_fn(params):
+        return sum(jnp.sum(x) for x in jax.tree.leaves(params))
+
+    value, grad = jax.value_and_grad(loss_fn)(params)
+    extra = {"value": value, "grad": grad, "value_fn": loss_fn}
+    return optimizer.tx.update(grad, state, params, **extra)

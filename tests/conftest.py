@@ -56,6 +56,8 @@ MIXED_TYPES = {
     "test_every_optimizer_is_wrapped_or_refused_in_a_sentence",
     "test_every_optimizer_warms_up_or_is_refused",
     "test_what_divides_by_the_first_learning_rate_is_told",
+    "test_prodigy_with_its_safeguard_warms_up",
+    "test_arguments_by_which_prodigy_divides_by_0",
     "test_lookahead_is_evaluated_with_the_slow_parameters",
     "test_every_command_runs",
     "test_a_run_with_a_curriculum_and_lookahead_that_was_killed_ends_with_the_same_bits",

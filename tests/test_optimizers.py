@@ -1,6 +1,7 @@
 """Optimizers and schedules by name, and the sentences for what is none."""
 
 import dataclasses
+import re
 
 import flax.linen as nn
 import jax
@@ -355,17 +356,45 @@ def test_every_optimizer_warms_up_or_is_refused(name, params):
 
 
 @pytest.mark.parametrize(
-    "expression",
-    ["contrib.prodigy", "contrib.dadapt_adamw", "lookahead(fast_optimizer='contrib.prodigy')"],
+    ("expression", "advice"),
+    [
+        ("contrib.prodigy", "set warmup_steps=0, or safeguard_warmup=True as its argument."),
+        ("contrib.dadapt_adamw", "set warmup_steps=0."),
+        ("lookahead(fast_optimizer='contrib.prodigy')", "set warmup_steps=0, or safeguard_"),
+    ],
 )
-def test_what_divides_by_the_first_learning_rate_is_told(expression):
+def test_what_divides_by_the_first_learning_rate_is_told(expression, advice):
     config = get_config()
     config.update({"optimizer": expression, "warmup_steps": 1})
-    wanted = "divides by the learning rate, which is 0 at step 0: set warmup_steps=0"
-    with pytest.raises(UserError, match=wanted):
+    wanted = "divides by the learning rate, which is 0 at step 0: "
+    with pytest.raises(UserError, match=re.escape(wanted + advice)):
         checks.check(config)
+    checks.check(config, training=False)
     config.warmup_steps = 0
     checks.check(config)
+    for schedule in ("linear_schedule(init_value=0.0, end_value=1.0)", "warmup_constant_schedule"):
+        config.update({"schedule": schedule, "warmup_steps": 5})
+        with pytest.raises(UserError, match=wanted + "take a schedule that begins above 0"):
+            checks.check(config)
+
+
+def test_prodigy_with_its_safeguard_warms_up(params):
+    for expression in (
+        "contrib.prodigy(safeguard_warmup=True)",
+        "lookahead(fast_optimizer='contrib.prodigy(safeguard_warmup=True)')",
+    ):
+        config = get_config()
+        config.update({"optimizer": expression, "warmup_steps": 5})
+        checks.check(config)
+        found, _ = steps(lambda config=config: create_optimizer(config).tx, params, count=8)
+        assert np.isfinite(distance(found))
+
+
+def test_arguments_by_which_prodigy_divides_by_0():
+    config = get_config()
+    config.optimizer = "contrib.prodigy(estim_lr0=0.0)"
+    with pytest.raises(UserError, match=r"contrib\.prodigy divides by 0 with these arguments"):
+        checks.check(config)
 
 
 def test_polyak_sgd_tells_the_bound_of_its_learning_rate():

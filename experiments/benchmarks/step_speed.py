@@ -458,10 +458,10 @@ def main() -> int:
 
 def table(results: dict) -> str:
     """The results in Markdown."""
-    device, rate = results["device"], results["machine_gflops"]
+    rate = results["machine_gflops"]
     meanwhile = "; meanwhile another process streams memory" if results["neighbour"] else ""
     lines = [
-        f"{device['processor']}, {device['threads']} threads, {', '.join(results['units'])}. A "
+        f"{machine.processor_and_threads(results['device'])}, {', '.join(results['units'])}. A "
         f"product of matrices runs at {rate['float32']:.0f} GFLOP/s in float32, at "
         f"{rate['bfloat16']:.0f} in bfloat16. SGD with momentum {results['momentum']}, batches of "
         f"{results['batch_size']}; {results['rounds']} rounds of {results['steps']} steps"

@@ -109,10 +109,10 @@ def main() -> None:
 
 def table(results: dict) -> str:
     """The results in Markdown: medians, ranges, and the share of the peer's time."""
-    commands, device = results["commands"], results["device"]
+    commands = results["commands"]
     rounds = len(commands[PEER])
     lines = [
-        f"{device['processor']}, {device['threads']} threads; {rounds} rounds; {results['date']}.",
+        f"{machine.processor_and_threads(results['device'])}; {rounds} rounds; {results['date']}.",
         "",
         "| | whole command, s (range) | of the peer's | training, s (range) | of the peer's "
         "| test accuracy, mean (range) |",

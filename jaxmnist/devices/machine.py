@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def describe() -> dict[str, str | int]:
         "processor": processor(),
         "threads": num_threads(),
     }
+
+
+def processor_and_threads(device: Mapping[str, str | int]) -> str:
+    """The processor of what describe() returned, such as "AMD EPYC, 2 threads"."""
+    threads = device["threads"]
+    return f"{device['processor']}, {threads} thread{'s' * (threads != 1)}"
 
 
 def options() -> dict[str, bool | int | str | None]:

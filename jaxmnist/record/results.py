@@ -51,8 +51,8 @@ def introduction(
         f"training: {config.num_steps:,} steps of {config.batch_size} "
         f"({epochs} epoch{'s' * (epochs != '1')}), {config.optimizer}, "
         f"learning rate {config.learning_rate:g}, {config.schedule}{warmup}, {seeds}{recipe}",
-        f"device: {found['count']} {found['kind']}{within} ({found['processor']}, "
-        f"{found['threads']} threads); compiled in {compile_seconds:.1f} s",
+        f"device: {found['count']} {found['kind']}{within} "
+        f"({machine.processor_and_threads(found)}); compiled in {compile_seconds:.1f} s",
         *_not_as_asked(config, model),
     ]
 

@@ -18,6 +18,12 @@ def test_description():
     assert 1 <= found["threads"] <= (os.cpu_count() or 1)
 
 
+def test_the_threads_of_a_processor():
+    one, two = ({"processor": "P", "threads": n} for n in (1, 2))
+    assert machine.processor_and_threads(one) == "P, 1 thread"
+    assert machine.processor_and_threads(two) == "P, 2 threads"
+
+
 def test_versions_are_those_that_run():
     found = machine.versions()
     assert found["jax"] == jax.__version__
