@@ -34,6 +34,7 @@ LIMITS = {
     "thick": (0, 1),
     "gaps": (0, 1),
     "remains": (0, 1),
+    "share": (0, 1),
 }
 
 
@@ -143,13 +144,25 @@ def transform(
       matrices: about the centre, from places (row, column) in the result to places in the image.
       shifts: by how many pixels the result is then moved, down and to the right.
     """
+    return warp(images, *_places(images, matrices, shifts))
+
+
+def _places(
+    images: Images,
+    matrices: Float[Array, "batch 2 2"],
+    shifts: Float[Array, "batch 2"],
+    moved: Float[Array, "2 batch height width"] | None = None,
+) -> tuple[Places, Places]:
+    """The rows and columns of `transform`; `moved` are added to places of the result first."""
     _, height, width, _ = images.shape
     middle, centre = (height - 1) / 2, (width - 1) / 2
     down = _range(height)[None, :, None] - middle - shifts[:, :1, None]
     right = _range(width)[None, None, :] - centre - shifts[:, 1:, None]
+    if moved is not None:
+        down, right = down + moved[0], right + moved[1]
     m = matrices[:, :, :, None, None]
     rows = m[:, 0, 0] * down + m[:, 0, 1] * right + middle
-    return warp(images, rows, m[:, 1, 0] * down + m[:, 1, 1] * right + centre)
+    return rows, m[:, 1, 0] * down + m[:, 1, 1] * right + centre
 
 
 def elastic(key: Key[Array, ""], images: Images, alpha: float = 25.0, sigma: float = 4.0) -> Images:
@@ -167,6 +180,60 @@ def elastic(key: Key[Array, ""], images: Images, alpha: float = 25.0, sigma: flo
     batch, height, width, _ = images.shape
     down, right = alpha * smooth(noise(key, (batch, height, width)), sigma)
     return warp(images, _range(height)[None, :, None] + down, _range(width)[None, None] + right)
+
+
+def distort(
+    key: Key[Array, ""],
+    images: Images,
+    rotate: float = 15.0,
+    shift: float = 2.5,
+    scale: float = 0.15,
+    shear: float = 0.2,
+    alpha: float = 25.0,
+    sigma: float = 4.0,
+    share: float = 0.7,
+) -> Images:
+    """`affine` and `elastic` in one, of a share of the images, which stay sharp.
+
+    Each bilinear resampling blurs, and a network that sees only blurred images is worse on those
+    that are as they were scanned. So this takes pixels once, by cubic convolution (`warp_sharp`),
+    and leaves the other images as they are.
+
+    Args:
+      key: of the draws.
+      images: the images.
+      rotate: degrees.
+      shift: pixels, down and to the right, drawn apart.
+      scale: of the size, relative: 0.1 is from 0.9 to 1.1 times.
+      shear: the tangent of the slant's angle.
+      alpha: what elastic's smoothed noise is multiplied by, in pixels.
+      sigma: its Gaussian's standard deviation, in pixels.
+      share: of the images that are varied.
+    """
+    batch, height, width, _ = images.shape
+    for_affine, for_elastic, for_share = jax.random.split(key, 3)
+    most = np.array([math.radians(rotate), scale, shear, shift, shift], np.float32)
+    draws = jax.random.uniform(for_affine, (batch, 5), minval=-1.0) * most[None]
+    matrices = affine_matrix(draws[:, 0], 1.0 + draws[:, 1], draws[:, 2])
+    moved = alpha * smooth(noise(for_elastic, (batch, height, width)), sigma)
+    rows, columns = _places(images, matrices, draws[:, 3:], moved)
+    return _of_share(for_share, share, images, warp_sharp(images, rows, columns))
+
+
+def flip(key: Key[Array, ""], images: Images, share: float = 0.5) -> Images:
+    """Mirrors a share of the images, left to right: for clothes, say, not for digits.
+
+    Args:
+      key: of the draws.
+      images: the images.
+      share: of the images that are mirrored.
+    """
+    return _of_share(key, share, images, images[:, :, ::-1])
+
+
+def _of_share(key: Key[Array, ""], share: float, images: Images, varied: Images) -> Images:
+    is_chosen = jax.random.uniform(key, (len(images), 1, 1, 1)) < share
+    return jnp.where(is_chosen, varied, images)
 
 
 def noise(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "2 ..."]:
@@ -280,6 +347,96 @@ def ruled_lines(
     return jnp.where(is_chosen & (jnp.abs(along - middle) < reach), strength * covered, 0.0)
 
 
+def corrupt(key: Key[Array, ""], images: Images, share: float = 0.3) -> Images:
+    """Spoils the first images of a batch, each tenth of them in one of ten ways.
+
+    They get noise; black and white pixels; less contrast and a lighter background; blur; lines as
+    `lines` adds them; fog; outlines in place of strokes; grey blocks; a shift by up to 4 pixels; or
+    a band in which black and white are swapped; how much is drawn for each. Batches are shuffled,
+    so which images come first is random. If each way computed all images, that would take as long
+    as a third of a step. Of fewer images than ten some ways get none.
+
+    Args:
+      key: of the draws.
+      images: the images.
+      share: of the images that are spoiled.
+    """
+    ends = [round(share * len(images) * i / len(_WAYS)) for i in range(len(_WAYS) + 1)]
+    parts = []
+    for i, spoil in enumerate(_WAYS):
+        part = images[ends[i] : ends[i + 1]]
+        if len(part):
+            for_amounts, for_pixels = jax.random.split(jax.random.fold_in(key, i))
+            amounts = jax.random.uniform(for_amounts, (3, len(part), 1, 1, 1))
+            parts.append(jnp.clip(spoil(for_pixels, part, *amounts), 0.0, 1.0))
+    return jnp.concatenate([*parts, images[ends[-1] :]])
+
+
+def _noisy(key, images, a, b, c):
+    return images + 0.4 * a * jax.random.normal(key, images.shape)
+
+
+def _with_black_and_white(key, images, a, b, c):
+    draws = jax.random.uniform(key, (*images.shape[:3], 1))
+    changed = jnp.where(draws < 0.175 * a, 0.0, 1.0)
+    return jnp.where(draws < 0.35 * a, changed, images)
+
+
+def _faint(key, images, a, b, c):
+    return 0.7 * a + (0.3 + 0.7 * b) * images
+
+
+def _blurred(key, images, a, b, c):
+    sigma = (0.5 + 1.2 * a)[..., 0]
+    along = []
+    for size in images.shape[1:3]:
+        distance = _range(size)[:, None] - _range(size)[None]
+        weights = jnp.exp(-(distance[None] ** 2) / (2 * sigma**2))
+        along.append(weights / weights.sum(-1, keepdims=True))
+    return jnp.einsum("nih,nhwc,njw->nijc", along[0], images, along[1])
+
+
+def _with_lines(key, images, a, b, c):
+    return jnp.maximum(images, ruled_lines(key, images.shape, 1.0))
+
+
+def _in_fog(key, images, a, b, c):
+    heights = 25 * jnp.abs(smooth(noise(key, images.shape[:3])[:1], 4.0))[0, ..., None]
+    return (0.4 + 0.6 * b) * images + a * jnp.minimum(heights, 1.0)
+
+
+def _outlined(key, images, a, b, c):
+    edges = _of_neighbours(images, jnp.maximum) - _of_neighbours(images, jnp.minimum)
+    return (1 + a) * edges
+
+
+def _with_blocks(key, images, a, b, c):
+    batch, height, width, _ = images.shape
+    is_grey = jax.random.uniform(key, (batch, 4, 4)) < 0.3 * a[..., 0]
+    rows, columns = (np.arange(size) * 4 // size for size in (height, width))
+    return jnp.where(is_grey[:, rows][:, :, columns][..., None], b, images)
+
+
+def _moved(key, images, a, b, c):
+    unchanged = jnp.tile(jnp.eye(2)[None], (len(images), 1, 1))
+    return transform(images, unchanged, jnp.stack([8 * a - 4, 8 * b - 4], 1).reshape(-1, 2))
+
+
+def _with_a_band(key, images, a, b, c):
+    _, height, width, _ = images.shape
+    is_row = c < 0.5
+    place = jnp.where(is_row, _range(height)[None, :, None, None] / height, 0.0)
+    place += jnp.where(is_row, 0.0, _range(width)[None, None, :, None] / width)
+    start, end = 1.15 * a - 0.15, 1.15 * a + 0.35 * b
+    return jnp.where((place >= start) & (place < end), 1 - images, images)
+
+
+_WAYS = (
+    *(_noisy, _with_black_and_white, _faint, _blurred, _with_lines),
+    *(_in_fog, _outlined, _with_blocks, _moved, _with_a_band),
+)
+
+
 def warp(images: Images, rows: Places, columns: Places) -> Images:
     """Images with the pixels at other places of those that are given, bilinear between pixels.
 
@@ -309,6 +466,40 @@ def warp(images: Images, rows: Places, columns: Places) -> Images:
     return (1 - down) * upper + down * lower
 
 
+def warp_sharp(images: Images, rows: Places, columns: Places) -> Images:
+    """`warp` by cubic convolution (Keys 1981, a = -1/2), which blurs less, clipped to [0, 1]."""
+    batch, height, width, channels = images.shape
+    padded = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))).reshape(batch, -1, channels)
+    top, down = _first_and_weights(rows, height)
+    left, right = _first_and_weights(columns, width)
+    first = (top * (width + 4) + left).reshape(batch, -1, 1)
+
+    def add_row(i, result):
+        # A loop, whose result XLA cannot compute anew for each transformation that follows.
+        for j in range(4):
+            index = first + (i * (width + 4) + j)
+            pixels = jnp.take_along_axis(padded, index, axis=1, mode="clip").reshape(images.shape)
+            result += down[i] * right[j] * pixels
+        return result
+
+    result = jax.lax.fori_loop(0, 4, add_row, jnp.zeros_like(images))
+    return jnp.clip(result, 0.0, 1.0)
+
+
+def _first_and_weights(places: Places, size: int):
+    """Of places in an image with a margin of two pixels, the first of four and their weights."""
+    places = jnp.clip(places + 2, 1, size + 2)
+    whole = jnp.minimum(jnp.floor(places), size + 1)
+    t = (places - whole)[..., None]
+    weights = [
+        ((-0.5 * t + 1) * t - 0.5) * t,
+        (1.5 * t - 2.5) * t * t + 1,
+        ((-1.5 * t + 2) * t + 0.5) * t,
+        (0.5 * t - 0.5) * t * t,
+    ]
+    return whole.astype(jnp.int32) - 1, jnp.stack(weights)
+
+
 def _whole_and_rest(places: Places, size: int):
     """Of places in an image with a margin of a pixel, the pixel before each and the rest."""
     places = jnp.clip(places + 1, 0, size + 1)
@@ -322,5 +513,6 @@ def _range(size: int) -> Float[Array, " size"]:
 
 # By the names that a config has.
 TRANSFORMATIONS: dict[str, Callable[..., Array]] = {
-    function.__name__: function for function in (affine, elastic, cutout, strokes, lines)
+    function.__name__: function
+    for function in (affine, elastic, distort, flip, cutout, strokes, lines, corrupt)
 }
