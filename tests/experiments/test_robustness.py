@@ -1,10 +1,15 @@
 """The benchmark of what carries over: its corruptions, its tables, and a whole run."""
 
+import importlib.util
+import json
+import shutil
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments.benchmarks import robustness
-from experiments.benchmarks.robustness import CORRUPTIONS, corrupt
+from experiments.benchmarks import corruptions, robustness
+from experiments.benchmarks.corruptions import CORRUPTIONS, corrupt
 
 DRAWN_ONCE = {"scale", "brightness", "stripe", "canny_edges"}  # The same for every seed.
 
@@ -42,7 +47,7 @@ def test_a_corruption_changes_each_image_alone_and_always_so(kind, images):
 
 def test_images_at_once_change_nothing(images, monkeypatch):
     found = {kind: corrupt(images, kind) for kind in CORRUPTIONS}
-    monkeypatch.setattr(robustness, "AT_ONCE", 7)
+    monkeypatch.setattr(corruptions, "AT_ONCE", 7)
     for kind, each in found.items():
         np.testing.assert_array_equal(corrupt(images, kind), each)
     assert corrupt(images[:0], "fog").shape == (0, 28, 28)
@@ -160,3 +165,150 @@ def test_edges_are_a_closed_line_round_a_square():
     assert not corrupt(np.full((1, 28, 28), 200, np.uint8), "canny_edges").any()
     faint = corrupt((with_square(8, 8, 12) // 127)[None], "canny_edges")  # 2 of 255.
     assert not faint.any()
+
+
+def results(**models):
+    """What is measured of models, each given by the accuracies of its seeds in %, but of fog 0."""
+    kinds = ["clean", *CORRUPTIONS, "digits"]
+    of = {name: {kind: [x / 100 for x in each] for kind in kinds} for name, each in models.items()}
+    for each in of.values():
+        each["fog"] = [0.0] * len(each["clean"])
+    numbers = {"images": 10_000, "seed": 0, "digits": 1797}
+    return {"dataset": "mnist", "split": "test", "note": "", "models": of, **numbers}
+
+
+def test_the_table_has_means_and_deviations_over_seeds():
+    one, *lines = robustness.table(results(paper=[98.0, 99.0, 97.0], quick=[90.0])).splitlines()
+    assert one == "10,000 images of mnist, test. 1,797 digits of scikit-learn."
+    assert lines[1:6] == [
+        "| accuracy, % | paper (3 seeds) | quick |",
+        "|---|---:|---:|",
+        "| clean test | 98.00 ± 1.00 | 90.00 |",
+        "| mean of the 15 kinds | 91.47 ± 0.93 | 84.00 |",  # 14 of 15.
+        "| scikit-learn's digits | 98.00 ± 1.00 | 90.00 |",
+    ]
+    assert lines[6] == "| shot noise | 98.00 ± 1.00 | 90.00 |"
+    assert "| fog | 0.00 ± 0.00 | 0.00 |" in lines
+    assert len(lines) == 6 + 15
+
+
+def test_a_table_without_digits_says_why():
+    without = results(quick=[90.0]) | {"digits": 0, "note": "They are left out."}
+    text = robustness.table(without)
+    assert text.startswith("10,000 images of mnist, test. They are left out.\n")
+    assert "scikit" not in text
+
+
+@pytest.fixture
+def few_digits(monkeypatch):
+    """scikit-learn has 20 digits only."""
+    datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn")
+    loaded = datasets.load_digits()
+    loaded.images, loaded.target = loaded.images[:20], loaded.target[:20]
+    monkeypatch.setattr(datasets, "load_digits", lambda: loaded)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command in this process: its exit status, and what it printed."""
+    monkeypatch.setattr("jaxmnist.devices.tuning.keep_freed_memory", lambda: None)
+
+    def run(*args):
+        capsys.readouterr()  # What fixtures printed.
+        try:
+            status = robustness.main([str(each) for each in args])
+        except SystemExit as e:
+            status = e.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_a_whole_run(command, trained, finished, tmp_path, few_digits):
+    for i, each in ((10, finished), (9, trained)):
+        shutil.copytree(each, tmp_path / f"several/seed-{i}")
+    file = tmp_path / "figures.json"
+    workdirs = [trained, tmp_path / "several"]
+    status, out, err = command(*workdirs, "--split=test[:100]", f"--output={file}")
+    assert status == 0, err
+    assert "seed-9: " in err
+    assert err.index("seed-9") < err.index("seed-10")
+    found = json.loads(file.read_text())
+    assert (found["images"], found["digits"]) == (100, 20)
+    one, several = found["models"]["trained"], found["models"]["several"]
+    assert set(one) == {"clean", *CORRUPTIONS, "digits"}
+    assert one["clean"][0] > 0.85 > one["fog"][0]
+    assert one["digits"][0] > 0.6
+    assert all(len(each) == 1 for each in one.values())
+    # seed-9 is the same run; the other has hardly begun.
+    assert {kind: each[:1] for kind, each in several.items()} == one
+    assert several["clean"][1] < one["clean"][0]
+    assert command(f"--table={file}") == (0, out, "")
+
+
+def test_without_scikit_learn_its_digits_are_left_out(command, trained, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    status, out, err = command(trained, "--split=test[:20]")
+    assert status == 0, err
+    assert "digits are left out: scikit-learn is not installed.\n" in out
+    assert "| clean test[:20] |" in out
+
+
+def test_validation_has_no_digits_of_scikit_learn(command, trained):
+    status, out, err = command(trained, "--split=train[3950:]")
+    assert status == 0, err
+    assert out.startswith(
+        "50 images of mnist_sample, train[3950:]. scikit-learn's digits are left out: train[3950:] "
+        "is not the test set.\n\n| accuracy, % | trained |\n"
+    )
+    assert "| clean train[3950:] |" in out
+
+
+def test_digits_are_prepared_as_mnist_was(few_digits):
+    images, labels = robustness.digits()
+    assert (images.dtype, images.shape) == (np.uint8, (20, 28, 28))
+    assert labels.tolist() == [*range(10), *range(10)]
+    for image in images:
+        rows, columns = np.nonzero(image > 25)
+        assert 18 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 21
+        np.testing.assert_allclose(centre_of_mass(image), 13.5, atol=1)
+
+
+def test_the_picture_names_every_kind(command, tmp_path):
+    path = tmp_path / "picture"
+    assert command(f"--picture={path}") == (0, "", "")
+    with Image.open(path) as image:
+        assert image.size == (730, 960)
+        levels = np.asarray(image)
+    names = (levels[:, :130] < 128).reshape(16, 60, 130).sum((1, 2))
+    assert names.min() > 100
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["{tmp}/nowhere"], "error: {tmp}/nowhere holds no run: train there first.\n"),
+        (["{trained}", "--split=test[7:7]"], "error: 'test[7:7]' names no examples of mnist_samp"),
+        (["{trained}", "{other}"], "error: the runs are on mnist_sample and mnist: name those of"),
+        (["{fashion}"], "is a run on fashion_mnist, not on MNIST: name another.\n"),
+        (["--table={trained}/config.json"], "config.json is no file that --output wrote: name"),
+        (["--table={tmp}/nothing"], "error: No such file or directory ({tmp}/nothing).\n"),
+        (["--table={picture}"], "is no file that --output wrote"),
+        (["{trained}", "--seed=-1"], "error: --seed must be 0 or more\n"),
+        (["--output=figures.json", "--picture=x.png"], "error: --output is for the figures of"),
+        ([], "error: name a workdir, or give --picture or --table\n"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_sentence(command, trained, tmp_path, args, told):
+    places = {"tmp": tmp_path, "trained": trained, "picture": tmp_path / "a.png"}
+    places["picture"].write_bytes(b"\x89PNG\xff")
+    for name, dataset in (("other", "mnist"), ("fashion", "fashion_mnist")):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+        config = json.loads((trained / "config.json").read_text()) | {"dataset": dataset}
+        (places[name] / "config.json").write_text(json.dumps(config))
+    status, out, err = command(*(each.format(**places) for each in args))
+    assert status in (1, 2)
+    assert told.format(**places) in err
+    assert out == ""
+    assert "Traceback" not in err
