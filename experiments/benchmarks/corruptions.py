@@ -1,8 +1,8 @@
 """Corruptions of digits: kinds of damage that no training saw.
 
-They are those that MNIST-C names (Mu and Gilmer 2019, arXiv 1906.02337), written anew from their
-descriptions, at the strengths of its static dataset. Where something is random, such as the side
-to which a digit leans, each image draws its own.
+They are those that MNIST-C names (Mu and Gilmer 2019, arXiv 1906.02337), written anew, with the
+strengths that its authors' code has by default. Where something is random, such as the side to
+which a digit leans, each image draws its own.
 """
 
 import zlib
@@ -150,12 +150,16 @@ def dotted_line(x: Images, rngs: Rngs) -> Images:
 
 
 def zigzag(x: Images, rngs: Rngs) -> Images:
-    """A zigzag of 2 pixels up and down, with teeth of 8 columns, about a line up to 12 degrees."""
+    """A zigzag of 2 pixels up and down, with teeth of 8 columns, about a line up to 12 degrees.
+
+    In the columns of its corners both strokes count.
+    """
     starts = np.array([[rng.integers(27)] for rng in rngs])
     rises = np.array([[rng.integers(-5, 5)] for rng in rngs])
     columns = np.arange(SIDE) - 2
     teeth = np.interp(columns % 8, [0, 2, 6, 8], [0, 2, -2, 0])
-    return x + _ink(starts + rises * columns / 23 + teeth) * ((columns >= 0) & (columns < 23))
+    strokes = ((columns >= 0) & (columns < 23)) * (1 + (columns % 4 == 2))
+    return x + _ink(starts + rises * columns / 23 + teeth) * strokes
 
 
 def canny_edges(x: Images, rngs: Rngs) -> Images:
