@@ -1,7 +1,7 @@
 """The command that writes a trained model as ONNX or StableHLO, for programs without jaxmnist."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +13,24 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, UInt8
 
+    from jaxmnist.data.datasets import Dataset
     from jaxmnist.trained.inference import Model
 
-    Logits = Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n classes"]]
+    Answers = Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n classes"]]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-_TOLERANCE = 1e-4  # The largest difference between our logits and those of the file.
+# The largest difference between our answers and those of the file.
+_TOLERANCES = {"logits": 1e-4, "probabilities": 1e-5}
 _READ_WITH = {
-    "onnx": 'onnxruntime.InferenceSession(file).run(["logits"], {"image": image})',
+    "onnx": 'onnxruntime.InferenceSession(file).run(["%s"], {"image": image})',
     "stablehlo": 'jax.export.deserialize(bytearray(open(file, "rb").read())).call(image)',
 }
 _OPSET, _IR_VERSION = 17, 8  # What onnxruntime reads since 1.12.
+_MOST_BYTES = 2_000_000_000  # Of parameters: a file of ONNX has less than 2 GiB, as protobuf's.
+
+
+class NotInOnnx(UserError):
+    """An ONNX file of these models cannot be written, or not here."""
 
 
 def parser(verb: str | None = None) -> Parser:
@@ -48,55 +55,64 @@ def main(argv: list[str] | None = None, verb: str | None = None) -> int:
 
 def _export(workdir: str, kind: str, output_file: str | None, data_dir: str | None) -> None:
     # Imported here, so that a mistyped flag is told of at once.
+    from jaxmnist.devices import tuning
     from jaxmnist.files import local_path
+    from jaxmnist.trained import inference
 
     output = local_path(workdir, "--workdir") / f"model.{kind}"
     if output_file is not None:
         output = local_path(output_file, "--output", as_pattern=False)
     with Screen() as screen, screen.phase("exporting"):
-        said = _write(workdir, kind, output, data_dir)
+        tuning.cache_compilations()
+        model = inference.load(workdir, dtype="float32")
+        dataset = inference.load_evaluation(model.config, data_dir, model.class_names)
+        said = write([model], kind, output, dataset)
     print(said)
 
 
-def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
-    """Writes the model, if it answers as ours, and a description of it; returns what to print."""
+def write(models: "Sequence[Model]", kind: str, output: Path, dataset: "Dataset") -> str:
+    """Writes a model, or the average of several, if the file answers as ours, and a description.
+
+    Args:
+      models: with products in float32; several, of one network and recipe, as ONNX only.
+      kind: "onnx" or "stablehlo".
+      output: the file; the description is beside it.
+      dataset: the split to compare the answers on.
+
+    Returns what to print. Raises UserError, and writes nothing, if it answers otherwise.
+    """
     import jax
     import numpy as np
 
     from jaxmnist.data import pictures
     from jaxmnist.data.datasets import to_uint8
-    from jaxmnist.devices import tuning
     from jaxmnist.files import write_bytes, write_json
     from jaxmnist.record.checkpoints import fingerprint
-    from jaxmnist.trained import inference
+    from jaxmnist.trained import ensemble
 
-    build, load = {
-        "onnx": (to_onnx, _load_onnx),
-        "stablehlo": (to_stablehlo, _load_stablehlo),
-    }[kind]
-    tuning.cache_compilations()
-    model = inference.load(workdir, dtype="float32")
-    dataset = inference.load_evaluation(model.config, data_dir, model.class_names)
-    (split,) = dataset.splits
+    model, is_one, (split,) = models[0], len(models) == 1, dataset.splits
+    name, of = ("logits", "the model") if is_one else ("probabilities", "the models' average")
+    images = to_uint8(split.images)
     # The file computes in float32, whatever the run and the device do by default.
     with jax.default_matmul_precision("highest"):
-        data = build(model)
-        run_file = load(data)
-        images = to_uint8(split.images)
+        data = to_onnx(*models) if kind == "onnx" else to_stablehlo(model)
+        run_file = _load_onnx(data) if kind == "onnx" else _load_stablehlo(data)
         parts = [run_file(images[i : i + 1000]) for i in range(0, len(split), 1000)]
-        ours, theirs = model.logits(images), np.concatenate(parts)
+        ours = model.logits(images) if is_one else ensemble.probabilities(models, images)
+    theirs = np.concatenate(parts)
     difference = float(np.abs(ours - theirs).max())
     changed = int((ours.argmax(-1) != theirs.argmax(-1)).sum())
-    if not difference <= _TOLERANCE or changed:
+    if not difference <= _TOLERANCES[name] or changed:
         raise UserError(
-            f"the {kind} of {workdir} answers differently from the model on {len(split):,} "
-            f"examples: logits differ by up to {difference:.1e}, and {changed} predicted classes; "
+            f"the {kind} for {output} answers differently from {of} on {len(split):,} "
+            f"examples: {name} differ by up to {difference:.1e}, and {changed} predicted classes; "
             "nothing was written."
         )
     levels = "grey levels from 0 to 255, light on dark"
     if model.preparation["method"] == "resize":
         levels = "levels from 0 to 255"
     accuracy = float(np.mean(theirs.argmax(-1) == split.labels))
+    steps, digests = [x.step for x in models], [fingerprint(x.trained_params) for x in models]
     about = {
         "file": output.name,
         "format": kind,
@@ -109,10 +125,12 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
             "steps": pictures.steps(model.preparation),
         },
         "output": {
-            "name": "logits",
+            "name": name,
             "shape": ["batch", len(model.class_names)],
             "dtype": "float32",
-            "scaling": "softmax gives the probabilities",
+            "scaling": "softmax gives the probabilities"
+            if is_one
+            else f"none: the mean of the {len(models)} models' probabilities",
         },
         "labels": model.class_names,
         "accuracy": accuracy,
@@ -121,10 +139,11 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
             "split": model.config.eval_split,
             "num_examples": len(split),
         },
-        "largest_difference_of_logits": difference,
-        "step": model.step,
-        "params_sha256": fingerprint(model.trained_params),
-        "read_with": _READ_WITH[kind],
+        f"largest_difference_of_{name}": difference,
+        **({} if is_one else {"seeds": [x.config.seed for x in models]}),
+        "step": steps[0] if is_one else steps,
+        "params_sha256": digests[0] if is_one else digests,
+        "read_with": _READ_WITH[kind].replace("%s", name),
         **({"platforms": PLATFORMS} if kind == "stablehlo" else {}),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -133,88 +152,125 @@ def _write(workdir: str, kind: str, output: Path, data_dir: str | None) -> str:
     return (
         f"{output} ({len(data) / 1e6:.1f} MB), and {output.name}.json beside it: {dataset.name} "
         f"{model.config.eval_split} accuracy {accuracy:.4f}; over {len(split):,} examples the same "
-        f"classes as the model, logits within {difference:.1e}"
+        f"classes as {of}, {name} within {difference:.1e}"
     )
 
 
-def to_onnx(model: "Model") -> bytes:
-    """The network as ONNX: "image" uint8 (batch, height, width, channels) -> "logits" float32.
+def to_onnx(*models: "Model") -> bytes:
+    """Networks as ONNX: "image" uint8 (batch, height, width, channels) -> float32 (batch, classes).
 
-    ONNX has channels first, and JAX has them last. So flattening gives another order, and the rows
-    of the first dense layer are reordered. Batch normalization is folded into the convolutions.
+    That is "logits" of one network, and of several "probabilities", the mean of theirs.
 
     Raises:
-      UserError: it is another network than the paper's in any widths, or the extra "onnx" is not
-        installed.
+      NotInOnnx: one is another network than the paper's in any widths, all are too large for a
+        file, or the extra "onnx" is not installed.
     """
     import numpy as np
 
-    from jaxmnist.record.network import layer_table
+    from jaxmnist.models import num_parameters
 
-    known = _known_layers(model.network)
-    for layer in layer_table(model.network, model.image_shape):
-        if (layer.name, layer.kind) not in known:
-            raise UserError(
-                f"--format=onnx knows only the paper's network, in any widths, and {layer.name} "
-                f"({layer.kind}) is no layer of it: take --format=stablehlo."
-            )
-    onnx = _import("onnx")
-    helper, to_tensor = onnx.helper, onnx.numpy_helper.from_array
-    nodes: list[Any] = []
-    weights: list[Any] = []
-
-    def weight(name: str, value: Any) -> str:
-        weights.append(to_tensor(np.ascontiguousarray(value), name))
-        return name
-
-    def node(kind: str, *inputs: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [f"{kind}_{len(nodes)}"], **attributes))
-        return nodes[-1].output[0]
-
-    x = node("Cast", "image", to=onnx.TensorProto.FLOAT)
-    x = node("Div", x, weight("largest", np.array(255, np.float32)))
-    height, width, channels = model.image_shape
+    for model in models:
+        _check_known(model)
+    size = sum(4 * num_parameters(model.params) for model in models)
+    if size > _MOST_BYTES:
+        raise NotInOnnx(f"the parameters have {size / 1e9:.1f} GB, and an ONNX file at most 2.")
+    onnx, image_shape = _import("onnx"), models[0].image_shape
+    helper, types, graph = onnx.helper, onnx.TensorProto, _Graph(onnx)
+    x = graph.node("Cast", "image", to=types.FLOAT)
+    x = graph.node("Div", x, graph.weight("largest", np.array(255, np.float32)))
+    height, width, channels = image_shape
     if channels == 1:  # The same as a transpose, and more programs know it.
-        x = node("Reshape", x, weight("channels_first", np.array([-1, 1, height, width])))
+        shape = graph.weight("channels_first", np.array([-1, 1, height, width]))
+        x = graph.node("Reshape", x, shape)
     else:
-        x = node("Transpose", x, perm=[0, 3, 1, 2])
-    for i in range(len(model.network.features)):
-        conv, shift = _folded(model.variables, f"Conv_{i}")
-        kernel = weight(f"conv{i}_kernel", conv.transpose(3, 2, 0, 1))
-        bias = weight(f"conv{i}_bias", shift)
-        # OpenCV 4, ncnn and burn do not take the shape from the kernel.
-        shape = conv.shape[:2]
-        x = node("Conv", x, kernel, bias, kernel_shape=shape, auto_pad="SAME_UPPER")
-        x = node("Relu", node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]))
-        height, width, channels = height // 2, width // 2, len(shift)
-    x = node("Flatten", x)
-    first, last = model.params["Dense_0"], model.params["Dense_1"]
-    rows = np.arange(len(first["kernel"])).reshape(height, width, channels).transpose(2, 0, 1)
-    x = node(
-        "Gemm",
-        x,
-        weight("dense0", first["kernel"][rows.ravel()]),
-        weight("dense0_bias", first["bias"]),
-    )
-    x = node("Relu", x)
-    x = node("Gemm", x, weight("dense1", last["kernel"]), weight("dense1_bias", last["bias"]))
-    nodes[-1].output[0] = "logits"
-    info, types = helper.make_tensor_value_info, onnx.TensorProto
-    graph = helper.make_graph(
-        nodes,
-        "jaxmnist",
-        [info("image", types.UINT8, ["batch", *model.image_shape])],
-        [info("logits", types.FLOAT, ["batch", len(last["bias"])])],
-        weights,
-    )
+        x = graph.node("Transpose", x, perm=[0, 3, 1, 2])
+    output = "logits"
+    if len(models) == 1:
+        _add_network(graph, x, models[0], "")
+    else:
+        output = "probabilities"
+        each = [_add_network(graph, x, model, f"model{i}_") for i, model in enumerate(models)]
+        graph.node("Mean", *[graph.node("Softmax", logits, axis=-1) for logits in each])
+    graph.nodes[-1].output[0] = output
+    info = helper.make_tensor_value_info
     proto = helper.make_model(
-        graph,
+        helper.make_graph(
+            graph.nodes,
+            "jaxmnist",
+            [info("image", types.UINT8, ["batch", *image_shape])],
+            [info(output, types.FLOAT, ["batch", len(models[0].class_names)])],
+            graph.weights,
+        ),
         producer_name="jaxmnist",
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
     )
     onnx.checker.check_model(proto, full_check=True)
     return proto.SerializeToString()
+
+
+class _Graph:
+    """The nodes and weights of a graph of ONNX, in their order; each returns its name."""
+
+    def __init__(self, onnx: Any):
+        self._onnx = onnx
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+
+    def weight(self, name: str, value: Any) -> str:
+        import numpy as np
+
+        self.weights.append(self._onnx.numpy_helper.from_array(np.ascontiguousarray(value), name))
+        return name
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        output = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(self._onnx.helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+
+def _add_network(graph: _Graph, x: str, model: "Model", prefix: str) -> str:
+    """Adds a network, whose weights' names begin with a prefix; returns its logits' name.
+
+    ONNX has channels first, and JAX has them last. So flattening gives another order, and the rows
+    of the first dense layer are reordered. Batch normalization is folded into the convolutions.
+    """
+    import numpy as np
+
+    def weight(name: str, value: Any) -> str:
+        return graph.weight(prefix + name, value)
+
+    height, width, channels = model.image_shape
+    for i in range(len(model.network.features)):
+        conv, shift = _folded(model.variables, f"Conv_{i}")
+        kernel = weight(f"conv{i}_kernel", conv.transpose(3, 2, 0, 1))
+        bias = weight(f"conv{i}_bias", shift)
+        # OpenCV 4, ncnn and burn do not take the shape from the kernel.
+        shape = conv.shape[:2]
+        x = graph.node("Conv", x, kernel, bias, kernel_shape=shape, auto_pad="SAME_UPPER")
+        x = graph.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+        x = graph.node("Relu", x)
+        height, width, channels = height // 2, width // 2, len(shift)
+    x = graph.node("Flatten", x)
+    first, last = model.params["Dense_0"], model.params["Dense_1"]
+    rows = np.arange(len(first["kernel"])).reshape(height, width, channels).transpose(2, 0, 1)
+    kernel = weight("dense0", first["kernel"][rows.ravel()])
+    x = graph.node("Gemm", x, kernel, weight("dense0_bias", first["bias"]))
+    x = graph.node("Relu", x)
+    kernel = weight("dense1", last["kernel"])
+    return graph.node("Gemm", x, kernel, weight("dense1_bias", last["bias"]))
+
+
+def _check_known(model: "Model") -> None:
+    from jaxmnist.record.network import layer_table
+
+    known = _known_layers(model.network)
+    for layer in layer_table(model.network, model.image_shape):
+        if (layer.name, layer.kind) not in known:
+            raise NotInOnnx(
+                f"onnx knows only the paper's network, in any widths, and {layer.name} "
+                f"({layer.kind}) is no layer of it: take --format=stablehlo of jaxmnist export."
+            )
 
 
 def _known_layers(network: Any) -> set[tuple[str, str]]:
@@ -278,13 +334,13 @@ def to_stablehlo(model: "Model") -> bytes:
         ) from e
 
 
-def _load_onnx(data: bytes) -> "Logits":
+def _load_onnx(data: bytes) -> "Answers":
     runtime = _import("onnxruntime")
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(["logits"], {"image": images})[0]
+    return lambda images: session.run(None, {"image": images})[0]
 
 
-def _load_stablehlo(data: bytes) -> "Logits":
+def _load_stablehlo(data: bytes) -> "Answers":
     import jax
     import numpy as np
 
@@ -296,7 +352,7 @@ def _import(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError:
-        raise UserError(f"the format onnx needs {name}: pip install 'jaxmnist[onnx]'.") from None
+        raise NotInOnnx(f"the format onnx needs {name}: pip install 'jaxmnist[onnx]'.") from None
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def over_seeds(
         **({"stopped_early": True} if any("stopped_early" in each for each in results) else {}),
         "seeds": [each["config"]["seed"] for each in results],
         **{
-            split: {name: _spread([each[split][name] for each in results]) for name in first[split]}
+            split: {name: spread([each[split][name] for each in results]) for name in first[split]}
             for split in splits
         },
         "seconds": {"total": machine.process_seconds() - since},
@@ -140,7 +140,8 @@ def over_seeds(
     }
 
 
-def _spread(values: list[float] | list[int]) -> dict[str, Any]:
+def spread(values: list[float] | list[int]) -> dict[str, Any]:
+    """The mean, the standard deviation (of a sample) and each of some seeds' values."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     return {"mean": float(np.mean(values)), "std": std, "each": values}
 

@@ -103,6 +103,37 @@ def test_readers_that_do_not_look_at_the_kernel_are_told_its_shape(model):
     assert shapes == [[5, 5], [5, 5]]
 
 
+def test_the_names_in_a_file_stay_as_they_were(model):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    graph = onnx.load_from_string(export.to_onnx(model)).graph
+    assert [node.output[0] for node in graph.node] == [
+        *("Cast_0", "Div_1", "Reshape_2", "Conv_3", "MaxPool_4", "Relu_5", "Conv_6", "MaxPool_7"),
+        *("Relu_8", "Flatten_9", "Gemm_10", "Relu_11", "logits"),
+    ]
+    assert [weight.name for weight in graph.initializer] == [
+        *("largest", "channels_first", "conv0_kernel", "conv0_bias", "conv1_kernel", "conv1_bias"),
+        *("dense0", "dense0_bias", "dense1", "dense1_bias"),
+    ]
+
+
+def test_several_models_share_one_graph(model):
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    graph = onnx.load_from_string(export.to_onnx(model, model)).graph
+    kinds = [node.op_type for node in graph.node]
+    assert [kinds.count(kind) for kind in ("Cast", "Div", "Conv", "Softmax")] == [1, 1, 4, 2]
+    assert graph.node[-1].op_type == "Mean"
+    assert [output.name for output in graph.output] == ["probabilities"]
+    names = [weight.name for weight in graph.initializer]
+    assert len(set(names)) == len(names) == 2 + 2 * 8
+    assert {"model0_dense1", "model1_dense1"} < set(names)
+
+
+def test_what_is_too_large_for_a_file_is_refused(model, monkeypatch):
+    monkeypatch.setattr(export, "_MOST_BYTES", 26_000_000)
+    with pytest.raises(export.NotInOnnx, match=r"have 0\.0 GB, and an ONNX file at most 2"):
+        export.to_onnx(model, model)
+
+
 @pytest.fixture(scope="module")
 def normalized(once):
     """A workdir of another network: other widths, batch normalization, averages that count."""
