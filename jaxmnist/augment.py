@@ -401,7 +401,7 @@ def _with_lines(key, images, a, b, c):
 
 
 def _in_fog(key, images, a, b, c):
-    heights = 25 * jnp.abs(smooth(noise(key, images.shape[:3])[:1], 4.0))[0, ..., None]
+    heights = 25 * jnp.abs(smooth(noise(key, images.shape[:3]), 4.0)[0, ..., None])
     return (0.4 + 0.6 * b) * images + a * jnp.minimum(heights, 1.0)
 
 
@@ -469,15 +469,15 @@ def warp(images: Images, rows: Places, columns: Places) -> Images:
 def warp_sharp(images: Images, rows: Places, columns: Places) -> Images:
     """`warp` by cubic convolution (Keys 1981, a = -1/2), which blurs less, clipped to [0, 1]."""
     batch, height, width, channels = images.shape
-    padded = jnp.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0))).reshape(batch, -1, channels)
+    padded = jnp.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0))).reshape(batch, -1, channels)
     top, down = _first_and_weights(rows, height)
     left, right = _first_and_weights(columns, width)
-    first = (top * (width + 4) + left).reshape(batch, -1, 1)
+    first = (top * (width + 6) + left).reshape(batch, -1, 1)
 
     def add_row(i, result):
         # A loop, whose result XLA cannot compute anew for each transformation that follows.
         for j in range(4):
-            index = first + (i * (width + 4) + j)
+            index = first + (i * (width + 6) + j)
             pixels = jnp.take_along_axis(padded, index, axis=1, mode="clip").reshape(images.shape)
             result += down[i] * right[j] * pixels
         return result
@@ -487,9 +487,9 @@ def warp_sharp(images: Images, rows: Places, columns: Places) -> Images:
 
 
 def _first_and_weights(places: Places, size: int):
-    """Of places in an image with a margin of two pixels, the first of four and their weights."""
-    places = jnp.clip(places + 2, 1, size + 2)
-    whole = jnp.minimum(jnp.floor(places), size + 1)
+    """Of places in an image with a margin of three pixels, the first of four and their weights."""
+    places = jnp.clip(places + 3, 1, size + 4)
+    whole = jnp.minimum(jnp.floor(places), size + 3)
     t = (places - whole)[..., None]
     weights = [
         ((-0.5 * t + 1) * t - 0.5) * t,

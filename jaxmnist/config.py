@@ -155,8 +155,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "augment": Field(
             "",
             "random variations of the training images, in the order given: affine(rotate=12, "
-            "shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4), cutout, strokes, lines; "
-            "'': none",
+            "shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4), distort, flip, cutout, "
+            "strokes, lines, corrupt; '': none",
         ),
         "curriculum": Field(
             "",

@@ -15,7 +15,7 @@ from jaxmnist.augment import Augment, create_augment
 from jaxmnist.errors import UserError
 
 KEY = jax.random.key(0)
-ALL = "affine(), elastic(), cutout(), strokes(), lines()"
+ALL = "affine(), elastic(), distort(), flip(), cutout(), strokes(), lines(), corrupt()"
 
 
 @pytest.fixture(scope="module", params=[(28, 28, 1), (9, 14, 3)], ids=str)
@@ -48,6 +48,8 @@ def transform(images, angle=0.0, scale=1.0, shear=0.0, shift=(0.0, 0.0)):
     [
         "affine(rotate=0, shift=0, scale=0, shear=0), elastic(alpha=0, sigma=1), cutout(size=0)",
         "strokes(thin=0, thick=0), lines(gaps=0, remains=0)",
+        "distort(rotate=0, shift=0, scale=0, shear=0, alpha=0, share=1)",
+        "distort(share=0), flip(share=0), corrupt(share=0)",
         "",
     ],
 )
@@ -141,6 +143,116 @@ def test_noise_is_uniform_and_its_halves_are_independent():
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
 
 
+def test_cubic_convolution_beside_its_definition(images):
+    """Keys' kernel in float64 over all pixels, of which those outside are 0."""
+    rng, (batch, height, width, _) = np.random.default_rng(1), images.shape
+    rows = rng.uniform(-3, height + 2, (batch, height, width))
+    columns = rng.uniform(-3, width + 2, (batch, height, width))
+
+    def weights(places, size):
+        d = np.abs(places[..., None] - np.arange(size))
+        outer = np.where(d < 2, -(d**3) / 2 + 5 * d**2 / 2 - 4 * d + 2, 0)
+        return np.where(d <= 1, 3 * d**3 / 2 - 5 * d**2 / 2 + 1, outer)
+
+    def expected(i, x):
+        of_rows, of_columns = weights(rows[i], height), weights(columns[i], width)
+        return np.clip(np.einsum("hwi,hwj,ij->hw", of_rows, of_columns, x), 0, 1)
+
+    found = augment.warp_sharp(images, *(jnp.asarray(p, jnp.float32) for p in (rows, columns)))
+    np.testing.assert_allclose(found, each_plane(expected, images), rtol=0, atol=2e-5)
+
+
+def test_distort_is_affine_and_elastic_in_one(images, monkeypatch):
+    """Each alone, with the same draws and the same resampling, is the other function's."""
+    monkeypatch.setattr(jax.random, "split", lambda key, count: [key] * count)
+    monkeypatch.setattr(augment, "warp_sharp", augment.warp)
+    amounts = {"rotate": 40.0, "shift": 3.0, "scale": 0.2, "shear": 0.3}
+    found = augment.distort(KEY, images, **amounts, alpha=0.0, share=1.0)
+    np.testing.assert_allclose(found, augment.affine(KEY, images, **amounts), rtol=0, atol=1e-5)
+    none = dict.fromkeys(amounts, 0.0)
+    found = augment.distort(KEY, images, **none, alpha=9.0, sigma=2.0, share=1.0)
+    np.testing.assert_allclose(found, augment.elastic(KEY, images, 9.0, 2.0), rtol=0, atol=1e-5)
+
+
+def test_distort_and_flip_leave_the_other_images_as_they_are():
+    images = jax.random.uniform(KEY, (3000, 6, 7, 2))
+    changed = (augment.distort(KEY, images, share=0.7) != images).any((1, 2, 3))
+    assert np.mean(changed) == pytest.approx(0.7, abs=0.03)
+    flipped = np.asarray(augment.flip(KEY, images, share=0.2))
+    changed = (flipped != np.asarray(images)).any((1, 2, 3))
+    assert np.mean(changed) == pytest.approx(0.2, abs=0.03)
+    np.testing.assert_array_equal(flipped[changed], np.asarray(images)[changed, :, ::-1])
+
+
+def test_corrupt_spoils_the_first_images_alone():
+    images = jax.random.uniform(KEY, (100, 28, 28, 2), maxval=0.9)
+    found = np.asarray(augment.corrupt(KEY, images, share=0.3))
+    changed = (found != np.asarray(images)).any((1, 2, 3))
+    assert changed[:30].mean() > 0.9  # A band or blocks may miss an image.
+    assert not changed[30:].any()
+
+
+@pytest.fixture(scope="module")
+def spoiled():
+    """A bright square on grey in 200 images, and what each of the ten ways made of 20 of them."""
+    images = jnp.full((200, 28, 28, 1), 0.25).at[:, 8:20, 8:20].set(0.75)
+    found = np.asarray(augment.corrupt(KEY, images, share=1.0))[..., 0]
+    assert found.min() >= 0
+    assert found.max() <= 1
+    return np.asarray(images)[0, ..., 0], found.reshape(10, 20, 28, 28)
+
+
+def test_noise_and_single_pixels(spoiled):
+    image, (noisy, pixels, *_) = spoiled
+    spread = (noisy - image).std((1, 2))
+    assert 0.2 < spread.max() < 0.4
+    assert spread.min() < 0.1
+    black, white = (pixels == 0).mean((1, 2)), (pixels == 1).mean((1, 2))
+    np.testing.assert_array_equal(pixels[(pixels > 0) & (pixels < 1)] * 4 % 2, 1)
+    assert 0.1 < black.max() < 0.21
+    np.testing.assert_allclose(black, white, atol=0.06)
+
+
+def test_contrast_blur_and_lines(spoiled):
+    image, (_, _, faint, blurred, lined, *_) = spoiled
+    contrast, background = faint[:, 9, 9] - faint[:, 0, 0], faint[:, 0, 0]
+    assert (contrast <= 0.5 + 1e-6).all()
+    assert (contrast.min(), background.max()) < (0.3, 1.0)
+    assert background.max() > 0.5
+    np.testing.assert_allclose(blurred.mean((1, 2)), image.mean(), atol=0.01)
+    steps = np.abs(np.diff(blurred[:, 14], axis=-1)).max(-1)
+    assert (steps < 0.45).all()
+    assert steps.min() < 0.2
+    assert (lined >= image).all()
+    assert (lined > image).any((1, 2)).mean() > 0.5
+
+
+def test_fog_outlines_and_blocks(spoiled):
+    image, (*_, fog, outlines, blocks, _, _) = spoiled
+    np.testing.assert_allclose(np.abs(np.diff(fog[:, 2], axis=-1)).max(), 0.1, atol=0.1)
+    assert fog[:, 0].std(0).mean() > 0.05
+    np.testing.assert_array_equal(outlines[:, 12:16, 12:16], 0)
+    np.testing.assert_array_equal(outlines[:, 1:6, 1:-1], 0)
+    assert (outlines[:, 8, 8:20] >= 0.5).all()
+    tiles = blocks.reshape(20, 4, 7, 4, 7)
+    same = np.isclose(tiles, tiles[:, :, :1, :, :1]).all((2, 4))
+    kept = (tiles == image.reshape(4, 7, 4, 7)).all((2, 4))
+    assert (same | kept).all()
+    assert 0.05 < (~kept).mean() < 0.3
+
+
+def test_shifts_and_bands(spoiled):
+    image, (*_, moved, banded) = spoiled
+    centre = np.argwhere(moved > 0.7).mean(0)[1:]
+    np.testing.assert_allclose(centre, 13.5, atol=2)
+    columns = [np.argwhere(each > 0.7).mean(0) - 13.5 for each in moved]
+    assert 2 < np.abs(columns).max() <= 4.01
+    swapped = banded != image
+    np.testing.assert_allclose(banded[swapped], (1 - image)[np.nonzero(swapped)[1:]], atol=1e-6)
+    assert (swapped.all(1).any(1) | swapped.all(2).any(1) | ~swapped.any((1, 2))).all()
+    assert swapped.any((1, 2)).mean() > 0.5
+
+
 def test_cutout_makes_a_square_0():
     out = np.asarray(augment.cutout(KEY, jnp.ones((2000, 12, 20, 2)), size=5.0))
     assert set(np.unique(out)) == {0, 1}
@@ -227,7 +339,10 @@ def test_a_batch_over_several_devices_has_the_same_draws():
 
 @pytest.mark.parametrize(
     "text",
-    ["affine()", "elastic()", "cutout(size=4)", "strokes(thick=0)", "lines(gaps=1)"],
+    [
+        *("affine()", "elastic()", "distort(share=1)", "cutout(size=4)", "strokes(thick=0)"),
+        *("lines(gaps=1)", "corrupt(share=1)"),
+    ],
 )
 def test_draws_follow_the_key_and_differ_by_image(text):
     same = jnp.ones((20, 12, 12, 1))
@@ -274,7 +389,10 @@ def test_equal_by_value():
         ("affine() elastic()", "it must be names with keyword arguments"),
         ("affine(shift=x)", "it must be names with keyword arguments"),
         ("affine, blur(3), elastic", "it must be names with keyword arguments"),
-        ("affine, blur", "'blur' is none of affine, elastic, cutout, strokes, lines."),
+        (
+            "affine, blur",
+            "'blur' is none of affine, elastic, distort, flip, cutout, strokes, lines, corrupt.",
+        ),
         ("affine(angle=3)", "affine takes rotate, shift, scale, shear, not 'angle'."),
         ("elastic(key=3)", "elastic takes alpha, sigma, not 'key'."),
         ("affine(rotate=-1)", "rotate must be a number from 0 to 180."),
@@ -288,6 +406,7 @@ def test_equal_by_value():
         ("strokes(thick=-1)", "thick must be a number from 0 to 1."),
         ("lines(gaps=2)", "gaps must be a number from 0 to 1."),
         ("lines(remains=2)", "remains must be a number from 0 to 1."),
+        ("corrupt(share=2)", "share must be a number from 0 to 1."),
         ("cutout(size=None)", "size must be a number from 0 to 1,000."),
     ],
 )

@@ -34,7 +34,10 @@ def test_values_that_can_be_listed(field, values):
 
 def test_experiments_say_what_they_are(tmp_path):
     found = {path.name: does for path, does in config_help.experiments().items()}
-    assert set(found) == {"epoch.py", "fastest.py", "photo.py", "quick.py", "tutorial.py"}
+    assert set(found) == {
+        *("best.py", "epoch.py", "fashion.py", "fastest.py", "photo.py", "plain.py", "quick.py"),
+        "tutorial.py",
+    }
     assert all(found.values())
     assert config_help.reported_accuracy("experiments/quick.py") == "99.21 %"
     assert config_help.reported_accuracy("experiments/tutorial.py") == "96.97 %"

@@ -31,7 +31,10 @@ EXAMPLE = (
     "affine(rotate=12, shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4), "
     "strokes(thin=0.7, thick=0.7), lines(gaps=0.2, remains=0.2)"
 )
-TEXTS = ("affine()", "elastic()", "cutout()", "strokes()", "lines()", EXAMPLE)
+TEXTS = (
+    *("affine()", "elastic()", "distort()", "flip()", "cutout()", "strokes()", "lines()"),
+    *("corrupt()", "distort(), corrupt()", EXAMPLE),
+)
 
 
 def measure() -> dict[str, list[float]]:
