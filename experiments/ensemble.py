@@ -5,7 +5,9 @@ python -m experiments.ensemble --workdir=DIR --config=experiments/best.py --conf
 trains the seeds in DIR, less those that have finished there, and evaluates the mean of their
 probabilities. That is the figure: each test image is seen once, as it is. One more row of the table
 has help at test time: each image also as moved by one pixel, up, down, left and right.
-DIR/ensemble.json has both, and DIR/ensemble.onnx is the average as one network.
+DIR/ensemble.json has both, and DIR/ensemble.onnx is the average as one network. --pictures=FOLDER
+draws the images that the average gets wrong, most confidently first: of the evaluation split
+(mistakes.png), and of the training split, where many have a wrong label (mislabelled.png).
 """
 
 import argparse
@@ -45,6 +47,7 @@ def parser() -> Parser:
         help="an experiment file; default: the workdir's config, and of a new one "
         "experiments/best.py",
     )
+    parser.add_argument("--pictures", help="a folder for pictures of what the average gets wrong")
     parser.add_trust_code()
     parser.add_config("config")
     return parser
@@ -77,6 +80,7 @@ def _command(args: argparse.Namespace) -> None:
         checks.override(config, args.config_fields)
         if config.num_seeds == 1:
             raise UserError("num_seeds=1 is not allowed: an average needs at least 2 seeds.")
+        folder = local_path(args.pictures, "--pictures") if args.pictures else None
         train.train_and_evaluate(config, workdir.path, screen=screen)
     config = workdir.load_config()  # It names the dataset that was found.
     with screen, screen.phase("evaluating the average"):
@@ -84,6 +88,8 @@ def _command(args: argparse.Namespace) -> None:
         dataset = inference.load_evaluation(config, class_names=models[0].class_names)
         record = evaluate(models, config, dataset)
         write_json(workdir.path / "ensemble.json", record)
+        if folder:
+            draw(models, config, folder)
     say(sweep.table(rows(record, eval_name(config)), eval_name(config)))
     file = workdir.path / "ensemble.onnx"
     try:
@@ -134,6 +140,21 @@ def evaluate(models: "Sequence[Model]", config: "ConfigDict", dataset: "Dataset"
         "options": machine.options(),
         "config": json.loads(config.to_json()),  # As it is read back.
     }
+
+
+def draw(models: "Sequence[Model]", config: "ConfigDict", folder: Path) -> None:
+    """Pictures of what the models' average gets wrong of the two splits of a config."""
+    from jaxmnist.data import datasets
+    from jaxmnist.files import write_bytes
+    from jaxmnist.trained import ensemble, mistakes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names = "mistakes.png", "mislabelled.png"
+    dataset = datasets.read(config, [config.eval_split, config.train_split])
+    for name, split in zip(names, dataset.splits, strict=True):
+        found = ensemble.probabilities(models, split.images)
+        grid = mistakes.grid(split, found.argmax(-1), found.max(-1), dataset.info.class_names)
+        write_bytes(folder / name, grid)
 
 
 def shifts(images: "np.ndarray") -> "Iterator[np.ndarray]":

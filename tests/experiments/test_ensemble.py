@@ -10,7 +10,8 @@ import pytest
 
 from experiments import ensemble
 from jaxmnist import train
-from jaxmnist.trained import inference
+from jaxmnist.data.datasets import Split
+from jaxmnist.trained import inference, mistakes
 from tests.conftest import content
 from tests.test_export import LINEAR
 
@@ -212,3 +213,16 @@ def test_what_is_no_ensemble_is_refused_in_a_sentence(finished, tmp_path, monkey
     said = capsys.readouterr().err
     assert "usage: python -m experiments.ensemble" in said
     assert "did you mean --config.num_seeds?" in said
+
+
+def test_pictures_of_what_the_average_gets_wrong(workdir, tmp_path, test_split):
+    assert command(workdir, f"--pictures={tmp_path}/drawn") == 0
+    drawn = tmp_path / "drawn"
+    assert {path.name for path in drawn.iterdir()} == {"mistakes.png", "mislabelled.png"}
+    split = Split(test_split.images[:300], test_split.labels[:300])
+    found = averaged(workdir, split.images).astype(np.float32)
+    wrong = np.sum(found.argmax(-1) != split.labels)
+    assert wrong > 0
+    expected = mistakes.grid(split, found.argmax(-1), found.max(-1), [str(i) for i in range(10)])
+    assert (drawn / "mistakes.png").read_bytes() == expected
+    assert (drawn / "mislabelled.png").read_bytes() != expected
