@@ -115,10 +115,17 @@ def affine(
       scale: of the size, relative: 0.1 is from 0.9 to 1.1 times.
       shear: the tangent of the slant's angle.
     """
+    return transform(images, *_drawn_affine(key, len(images), rotate, shift, scale, shear))
+
+
+def _drawn_affine(
+    key: Key[Array, ""], count: int, rotate: float, shift: float, scale: float, shear: float
+) -> tuple[Float[Array, "count 2 2"], Float[Array, "count 2"]]:
+    """The matrices and shifts of `transform` for as many images."""
     most = np.array([math.radians(rotate), scale, shear, shift, shift], np.float32)
-    draws = jax.random.uniform(key, (len(images), 5), minval=-1.0) * most[None]
+    draws = jax.random.uniform(key, (count, 5), minval=-1.0) * most[None]
     angles, scales, shears = draws[:, 0], 1.0 + draws[:, 1], draws[:, 2]
-    return transform(images, affine_matrix(angles, scales, shears), draws[:, 3:])
+    return affine_matrix(angles, scales, shears), draws[:, 3:]
 
 
 def affine_matrix(
@@ -212,11 +219,9 @@ def distort(
     """
     batch, height, width, _ = images.shape
     for_affine, for_elastic, for_share = jax.random.split(key, 3)
-    most = np.array([math.radians(rotate), scale, shear, shift, shift], np.float32)
-    draws = jax.random.uniform(for_affine, (batch, 5), minval=-1.0) * most[None]
-    matrices = affine_matrix(draws[:, 0], 1.0 + draws[:, 1], draws[:, 2])
+    matrices, shifts = _drawn_affine(for_affine, batch, rotate, shift, scale, shear)
     moved = alpha * smooth(noise(for_elastic, (batch, height, width)), sigma)
-    rows, columns = _places(images, matrices, draws[:, 3:], moved)
+    rows, columns = _places(images, matrices, shifts, moved)
     return _of_share(for_share, share, images, warp_sharp(images, rows, columns))
 
 

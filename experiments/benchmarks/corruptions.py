@@ -1,4 +1,7 @@
-"""Corruptions of digits: kinds of damage that no training saw.
+"""Corruptions of digits, to measure models by; no recipe trains on them.
+
+Some of the ways of `augment.corrupt`, which best.py trains with, are alike: noise, single pixels,
+blur, fog, outlines, shifts, and bands and backgrounds of other brightness.
 
 They are those that MNIST-C names (Mu and Gilmer 2019, arXiv 1906.02337), written anew, with the
 strengths that its authors' code has by default. Where something is random, such as the side to

@@ -1,4 +1,4 @@
-"""Measures how much of a trained model's accuracy carries over to what it was not trained on.
+"""Measures how much of a trained model's accuracy carries over to other images.
 
 python -m experiments.benchmarks.robustness --data_dir=TFDS WORKDIR... [--split=SPLIT] [--seed=0]
     [--picture=FILE.png] [--output=FILE.json]
