@@ -103,7 +103,8 @@ def test_a_known_turn_is_counterclockwise(images):
 def test_draws_are_uniform_up_to_each_strength(monkeypatch):
     """What is drawn for 4,000 images is between -x and x, and nearly as far as that."""
     drawn = []
-    monkeypatch.setattr(augment, "affine_matrix", lambda *args: drawn.extend(args))
+    made = augment.affine_matrix
+    monkeypatch.setattr(augment, "affine_matrix", lambda *args: drawn.extend(args) or made(*args))
     monkeypatch.setattr(augment, "transform", lambda x, _, shifts: drawn.append(shifts) or x)
     augment.affine(KEY, jnp.zeros((4000, 1, 1, 1)), rotate=90.0, shift=3.0, scale=0.2, shear=0.5)
     angles, scales, shears, shifts = drawn
