@@ -97,6 +97,8 @@ def _command(args: argparse.Namespace) -> None:
             models = ensemble.load(workdir.path, dtype="float32")
             said = export.write(models, "onnx", file, dataset)
     except export.NotInOnnx as e:
+        for old in (file, file.with_name(f"{file.name}.json")):
+            old.unlink(missing_ok=True)  # They may be of other seeds than ensemble.json.
         said = f"ensemble.json is in {workdir.path}"
         warn(f"{file.name} is left out, since {e}")
     say(said)
