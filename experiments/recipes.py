@@ -1,13 +1,15 @@
 """The recipes' figures: kept from runs, and printed as the tables of README.md.
 
 python -m experiments.recipes --keep=experiments/results/quick.json WORKDIR...
+python -m experiments.recipes --curves=experiments/curves.png WORKDIR...
 python -m experiments.recipes
 
 The first keeps what tables need of the results.json of some workdirs, each of one run or of several
-seeds; seeds that the file has from before stay. The second prints all tables. In results/ a file is
-a recipe's run on the test set. In results/ablations/RECIPE/ base.json is the recipe on validation
-data, and each other file the same with the one change that its fields tell. In results/optimizers/
-are runs of epoch.py with other optimizers.
+seeds; seeds that the file has from before stay. The second draws how the error of workdirs fell.
+The third prints all tables. In results/ a file is a recipe's run on the test set. In
+results/ablations/RECIPE/ base.json is the recipe on validation data, and each other file the same
+with the one change that its fields tell. In results/optimizers/ are runs of epoch.py with other
+optimizers.
 """
 
 import argparse
@@ -24,6 +26,8 @@ from scipy import stats
 from experiments.benchmarks import whole_command
 from jaxmnist.config import FREE_TO_CHANGE, get_config
 from jaxmnist.devices import machine
+from jaxmnist.record.metrics import read_metrics
+from jaxmnist.record.workdir import Workdir
 
 RESULTS = Path(__file__).parent / "results"
 ORDER = ("best", "plain", "default", "tutorial", "quick", "fastest", "fashion")
@@ -197,16 +201,65 @@ def _read(path: Path) -> Record:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def draw_curves(workdirs: Sequence[Path], path: Path) -> None:
+    """Draws the error of each evaluation against the epochs: the mean over seeds, faintly each.
+
+    Raises ValueError if some were evaluated on the test set and others on validation data, or the
+    seeds of one after different steps.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from jaxmnist.trained.figures import LIGHT
+
+    found = [_curves(workdir) for workdir in workdirs]
+    if len({evaluated for evaluated, _, _ in found}) > 1:
+        raise ValueError("some were evaluated on the test set, and others on validation data")
+    with rc_context(LIGHT.rc()):
+        figure = Figure((7.0, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for i, (workdir, (_, epochs, errors)) in enumerate(zip(workdirs, found, strict=True)):
+            color = LIGHT.of_run(i)
+            if len(errors) > 1:
+                axes.plot(epochs, errors.T, color=color, alpha=0.3, linewidth=0.8)
+            axes.plot(epochs, errors.mean(0), color=color, label=workdir.resolve().name)
+        axes.set(xlabel="epochs", yscale="log", title=f"{found[0][0]} error, %")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.legend()
+        figure.savefig(path, dpi=120)
+
+
+def _curves(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
+    """What a run was evaluated on, after how many epochs, and the error in % of (seeds, epochs)."""
+    runs = sorted(path.glob("seed-*")) or [path]
+    results = json.loads((runs[0] / "results.json").read_text(encoding="utf-8"))
+    evaluated = "test" if "test" in results else "validation"
+    lines = [
+        [line for line in read_metrics(Workdir(run)) if line["split"] == evaluated] for run in runs
+    ]
+    steps = {tuple(line["step"] for line in each) for each in lines}
+    if len(steps) > 1:
+        raise ValueError(f"{path}: its seeds were evaluated after different steps")
+    epoch = results["dataset"]["num_examples"]["train"] / results["config"]["batch_size"]
+    errors = [[100 * (1 - line["accuracy"]) for line in each] for each in lines]
+    return evaluated, np.array(*steps) / epoch, np.array(errors)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, help="the file for the record of the workdirs")
+    parser.add_argument("--curves", type=Path, help="a PNG file for the workdirs' curves")
     parser.add_argument("workdirs", type=Path, nargs="*")
     args = parser.parse_args()
-    if bool(args.keep) != bool(args.workdirs):
-        parser.error("give --keep and workdirs, or neither")
-    if args.keep:
+    if bool(args.keep or args.curves) != bool(args.workdirs):
+        parser.error("give --keep or --curves with workdirs, or none of them")
+    if args.workdirs:
         try:
-            keep(args.workdirs, args.keep)
+            if args.keep:
+                keep(args.workdirs, args.keep)
+            if args.curves:
+                draw_curves(args.workdirs, args.curves)
         except OSError as e:
             parser.error(f"{e.filename}: {e.strerror}; give workdirs of runs that are finished")
         except ValueError as e:

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import recipes
 from jaxmnist.config import get_config
@@ -49,6 +51,67 @@ def test_seeds_are_added_to_those_of_before(keep):
         keep("a", results(0.99, batch_size=32))
     with pytest.raises(ValueError, match="in one run, and"):
         keep("a", results(0.99, split="validation", **fields))
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Makes a workdir of two seeds with these errors, in %, after steps 10 and 20."""
+
+    def trained(name, *errors, split="validation", steps=(10, 20)):
+        for seed, each in enumerate(errors):
+            workdir = tmp_path / name / f"seed-{seed}"
+            workdir.mkdir(parents=True)
+            found = results(0.99, seed, split, batch_size=200)
+            found["dataset"] = {"num_examples": {"train": 1000}}
+            (workdir / "results.json").write_text(json.dumps(found))
+            lines = [
+                {
+                    "step": step,
+                    "split": of,
+                    "seconds": 1.0,
+                    "loss": 0.1,
+                    "accuracy": 1 - error / 100,
+                }
+                for step, error in zip(steps, each, strict=True)
+                for of in (split, "train")
+            ]
+            (workdir / "metrics.jsonl").write_text(
+                "".join(map("{}\n".format, map(json.dumps, lines)))
+            )
+        return tmp_path / name
+
+    return trained
+
+
+def test_curves_are_drawn_of_evaluations_against_epochs(trained, tmp_path, monkeypatch):
+    evaluated, epochs, errors = recipes._curves(trained("a", [2.0, 1.0], [4.0, 0.5]))
+    assert evaluated == "validation"
+    assert epochs.tolist() == [2, 4]  # 1,000 examples are 5 steps of 200.
+    assert errors == pytest.approx(np.array([[2.0, 1.0], [4.0, 0.5]]))
+    one = trained("b", [3.0, 2.0]) / "seed-0"
+    monkeypatch.setattr(
+        "sys.argv", ["r", f"--curves={tmp_path}/c.png", str(one.parents[1] / "a"), str(one)]
+    )
+    recipes.main()
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.size == (840, 504)
+
+
+def test_what_cannot_be_drawn_is_told_in_a_line(trained, tmp_path, monkeypatch, capsys):
+    good, test = trained("a", [2.0, 1.0]), trained("b", [2.0, 1.0], split="test")
+    uneven = trained("c", [2.0, 1.0], [2.0, 1.0])
+    lines = (uneven / "seed-1/metrics.jsonl").read_text().splitlines()
+    (uneven / "seed-1/metrics.jsonl").write_text("\n".join(lines[:2]))
+    for workdirs, said in (
+        ([good, test], "some were evaluated on the test set, and others"),
+        ([uneven], "its seeds were evaluated after different steps"),
+        ([tmp_path / "d"], "give workdirs of runs that are finished"),
+    ):
+        monkeypatch.setattr("sys.argv", ["r", f"--curves={tmp_path}/c.png", *map(str, workdirs)])
+        with pytest.raises(SystemExit):
+            recipes.main()
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "c.png").exists()
 
 
 def test_what_cannot_be_kept_is_told_in_a_line(keep, tmp_path, monkeypatch, capsys):
