@@ -16,6 +16,7 @@ import argparse
 import datetime
 import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,46 +25,73 @@ import numpy as np
 from scipy import stats
 
 from experiments.benchmarks import whole_command
+from jaxmnist import cli
 from jaxmnist.config import FREE_TO_CHANGE, get_config
 from jaxmnist.devices import machine
+from jaxmnist.errors import UserError
+from jaxmnist.files import write_text
+from jaxmnist.record import find_runs
 from jaxmnist.record.metrics import read_metrics
 from jaxmnist.record.workdir import Workdir
 
 RESULTS = Path(__file__).parent / "results"
 ORDER = ("best", "plain", "default", "tutorial", "quick", "fastest", "fashion")
-# What changes no training, and the seed.
+# What changes no training, and the seed; the splits are kept apart.
 _NOT_OF_A_RECIPE = {"seed", "train_split", *FREE_TO_CHANGE} - {"num_steps"}
+_SAME = ("split", "train_split", "eval_split", "fields")
+_KEYS = {*_SAME, "steps", "batch_size", "processor", "jax", "date", "runs"}
 Record = dict[str, Any]
 
 
 def keep(workdirs: Sequence[Path], path: Path) -> Record:
     """Writes a record of the runs of workdirs, with the seeds that `path` has already.
 
-    Raises ValueError if they are not of one config.
+    Raises UserError if they are not of one config, or a run is not finished.
     """
-    found = [json.loads((each / "results.json").read_text(encoding="utf-8")) for each in workdirs]
-    records = [json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
-    records += map(_record, found)
+    records = [_read(path)] if path.exists() else []
+    records += map(_record, workdirs)
     first = records[0]
     for each in records[1:]:
-        for what in ("split", "fields"):
+        for what in _SAME:
             if each[what] != first[what]:
-                raise ValueError(f"{what}: {each[what]} in one run, and {first[what]} in another")
+                raise UserError(
+                    f"{what}: {each[what]} in one run, and {first[what]} in another: keep them in "
+                    "different files."
+                )
     runs = {seed: run for each in records for seed, run in each["runs"].items()}
     record = records[-1] | {"runs": dict(sorted(runs.items(), key=lambda item: int(item[0])))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     return record
 
 
-def _record(results: dict[str, Any]) -> Record:
+def _read(path: Path) -> Record:
+    """What `keep` wrote. Raises UserError if it is something else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not record.keys() >= _KEYS:
+        raise UserError(f"{path} is no file that --keep wrote: name another, or delete it.")
+    return record
+
+
+def _results(workdir: Path) -> tuple[str, Record]:
+    """What a finished run was evaluated on, "test" or "validation", and its results."""
+    results = Workdir(workdir).load_results()
+    if results is None:
+        raise UserError(f"{workdir} holds no finished run: name workdirs of those.")
+    return "test" if "test" in results else "validation", results
+
+
+def _record(workdir: Path) -> Record:
+    split, results = _results(workdir)
     default, config = json.loads(get_config().to_json()), results["config"]
     fields = {
         name: value
         for name, value in config.items()
         if name not in _NOT_OF_A_RECIPE and value != default[name]
     }
-    split = "test" if "test" in results else "validation"
     seeds = results.get("seeds", [config["seed"]])
     each = results[split]
     values = {
@@ -74,6 +102,8 @@ def _record(results: dict[str, Any]) -> Record:
     return {
         "fields": fields,
         "split": split,
+        "train_split": config["train_split"],
+        "eval_split": config["eval_split"],
         "steps": results["step"],
         "batch_size": config["batch_size"],
         "processor": _processor(results["device"]),
@@ -96,14 +126,36 @@ def accuracies(record: Record) -> np.ndarray:
 
 
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean, by Student's t, of what is between 0 and 100."""
+    """The 95 % interval of the mean, by Student's t, of what is between 0 and 100.
+
+    Raises ValueError if there are fewer than two values.
+    """
+    if len(values) < 2:
+        raise ValueError("one value tells nothing of how much they vary")
     middle, n = float(np.mean(values)), len(values)
-    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5 if n > 1 else 0.0
+    half = stats.t.ppf(0.975, n - 1) * statistics.stdev(values) / n**0.5
     return max(middle - half, 0.0), min(middle + half, 100.0)
 
 
+def _mean(values: np.ndarray) -> str:
+    """The mean and, of several values, its interval."""
+    if len(values) == 1:
+        return f"{values.mean():.3f}"
+    low, high = interval(values)
+    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
+
+
+def _check_tested(name: str, record: Record) -> None:
+    """Raises UserError if a record is not of the whole test set, or leaves a seed out."""
+    if record["eval_split"] != "test":
+        raise UserError(f"{name} was evaluated on {record['eval_split']}, not on the test set.")
+    seeds = sorted(map(int, record["runs"]))
+    if seeds != list(range(len(seeds))):
+        raise UserError(f"{name} has the seeds {seeds}, not all from 0: train those that lack.")
+
+
 def recipes(records: dict[str, Record]) -> str:
-    """The table of recipes on the test set, and below it every seed."""
+    """The table of recipes on the test set, and below it every seed. Raises UserError."""
     lines = [
         "| recipe | steps x batch | seeds | test accuracy, %: mean (95 % interval) | deviation "
         "| seeds above 99.0 | processor, date |",
@@ -111,16 +163,14 @@ def recipes(records: dict[str, Record]) -> str:
     ]
     seeds = []
     for name, record in records.items():
+        _check_tested(name, record)
         found = accuracies(record)
-        low, high = interval(found)
-        deviation = f"{found.std(ddof=1):.3f}" if len(found) > 1 else ""
-        within = f" ({low:.3f} to {high:.3f})" if len(found) > 1 else ""
         cells = [
             name,
             f"{record['steps']:,} x {record['batch_size']}",
             str(len(found)),
-            f"{found.mean():.3f}{within}",
-            deviation,
+            _mean(found),
+            f"{found.std(ddof=1):.3f}" if len(found) > 1 else "",
             # Rounded, since 100 times 0.99 need not be 99.
             f"{int((found.round(4) > 99).sum())} of {len(found)}",
             f"{record['processor']}, {record['date']}",
@@ -133,8 +183,10 @@ def recipes(records: dict[str, Record]) -> str:
 def ablation(base: Record, others: dict[str, Record]) -> str:
     """The table of what each change costs on validation data, with the same seeds.
 
-    Raises ValueError if a change has a seed that the recipe lacks.
+    Raises UserError if a change has a seed that the recipe lacks, or other data.
     """
+    if base["split"] != "validation":
+        raise UserError("the recipe was evaluated on the test set, not on validation data.")
     found = accuracies(base)
     lines = [
         "| what is changed | fields | seeds | validation accuracy, %: mean | worse by, points "
@@ -144,7 +196,10 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
     ]
     for name, record in others.items():
         if missing := record["runs"].keys() - base["runs"].keys():
-            raise ValueError(f"{name} has seeds that the recipe lacks: {sorted(missing, key=int)}")
+            raise UserError(f"{name} has seeds that the recipe lacks: {sorted(missing, key=int)}.")
+        for what in ("train_split", "eval_split"):
+            if record[what] != base[what]:
+                raise UserError(f"{name} has {what}={record[what]}, and the recipe {base[what]}.")
         default = json.loads(get_config().to_json())
         changed = [
             f"`{field}={record['fields'].get(field, default[field])!r}`"
@@ -154,35 +209,34 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
         ]
         worse = accuracies(base | {"runs": {seed: base["runs"][seed] for seed in record["runs"]}})
         worse -= accuracies(record)
-        error = worse.std(ddof=1) / len(worse) ** 0.5
+        error = f" ({worse.std(ddof=1) / len(worse) ** 0.5:.3f})" if len(worse) > 1 else ""
         lines.append(
             f"| {name} | {', '.join(changed)} | {len(worse)} | {accuracies(record).mean():.3f} "
-            f"| {worse.mean():.3f} ({error:.3f}) |"
+            f"| {worse.mean():.3f}{error} |"
         )
     return "\n".join(lines)
 
 
 def optimizers(records: dict[str, Record]) -> str:
-    """The table of optimizers on the test set, the best first."""
+    """The table of optimizers on the test set, the best first. Raises UserError."""
     lines = [
         "| optimizer | learning rate | seeds | test accuracy, %: mean (95 % interval) | each |",
         "|---|---|---|---|---|",
     ]
-    for record in sorted(records.values(), key=lambda each: -accuracies(each).mean()):
+    for name, record in sorted(records.items(), key=lambda each: -accuracies(each[1]).mean()):
+        _check_tested(name, record)
         found, fields = accuracies(record), json.loads(get_config().to_json()) | record["fields"]
-        low, high = interval(found)
         schedule = ", constant" if fields["schedule"] == "constant" else ""
         schedule += "" if fields["warmup_steps"] else ", no warm-up"
         lines.append(
             f"| `{fields['optimizer']}` | {fields['learning_rate']:g}{schedule} | {len(found)} "
-            f"| {found.mean():.3f} ({low:.3f} to {high:.3f}) "
-            f"| {', '.join(f'{each:.2f}' for each in found)} |"
+            f"| {_mean(found)} | {', '.join(f'{each:.2f}' for each in found)} |"
         )
     return "\n".join(lines)
 
 
 def tables(folder: Path = RESULTS) -> str:
-    """All tables, in Markdown."""
+    """All tables, in Markdown. Raises UserError if a file is not of `keep`, or of other runs."""
     records = {path.stem: _read(path) for path in folder.glob("*.json") if path.stem != "race"}
     order = sorted(records, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name))
     parts = [recipes({name: records[name] for name in order})]
@@ -192,19 +246,15 @@ def tables(folder: Path = RESULTS) -> str:
         parts.append(f"What changes of `{path.parent.name}.py` cost:\n\n{ablation(base, others)}")
     if found := {path.stem: _read(path) for path in sorted(folder.glob("optimizers/*.json"))}:
         parts.append(f"Optimizers, one epoch each:\n\n{optimizers(found)}")
-    if (folder / "race.json").exists():
-        parts.append(whole_command.table(_read(folder / "race.json")))
+    if (race := folder / "race.json").exists():
+        parts.append(whole_command.table(json.loads(race.read_text(encoding="utf-8"))))
     return "\n\n".join(parts)
-
-
-def _read(path: Path) -> Record:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def draw_curves(workdirs: Sequence[Path], path: Path) -> None:
     """Draws the error of each evaluation against the epochs: the mean over seeds, faintly each.
 
-    Raises ValueError if some were evaluated on the test set and others on validation data, or the
+    Raises UserError if some were evaluated on the test set and others on validation data, or the
     seeds of one after different steps.
     """
     from matplotlib import rc_context
@@ -214,59 +264,63 @@ def draw_curves(workdirs: Sequence[Path], path: Path) -> None:
 
     found = [_curves(workdir) for workdir in workdirs]
     if len({evaluated for evaluated, _, _ in found}) > 1:
-        raise ValueError("some were evaluated on the test set, and others on validation data")
+        raise UserError(
+            "some were evaluated on the test set, and others on validation data: draw them apart."
+        )
     with rc_context(LIGHT.rc()):
         figure = Figure((7.0, 4.2), layout="constrained")
         axes = figure.subplots()
         for i, (workdir, (_, epochs, errors)) in enumerate(zip(workdirs, found, strict=True)):
-            color = LIGHT.of_run(i)
+            color, marker = LIGHT.of_run(i), "o" if len(epochs) == 1 else None
             if len(errors) > 1:
-                axes.plot(epochs, errors.T, color=color, alpha=0.3, linewidth=0.8)
-            axes.plot(epochs, errors.mean(0), color=color, label=workdir.resolve().name)
+                axes.plot(epochs, errors.T, marker=marker, color=color, alpha=0.3, linewidth=0.8)
+            name = workdir.resolve().name
+            axes.plot(epochs, errors.mean(0), marker=marker, color=color, label=name)
         axes.set(xlabel="epochs", yscale="log", title=f"{found[0][0]} error, %")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.legend()
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, format="png", dpi=120)
 
 
-def _curves(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
+def _curves(workdir: Path) -> tuple[str, np.ndarray, np.ndarray]:
     """What a run was evaluated on, after how many epochs, and the error in % of (seeds, epochs)."""
-    runs = sorted(path.glob("seed-*")) or [path]
-    results = json.loads((runs[0] / "results.json").read_text(encoding="utf-8"))
-    evaluated = "test" if "test" in results else "validation"
+    runs = find_runs.seeds(workdir)
+    (evaluated, results), *_ = map(_results, runs)  # Raises if one is not finished.
     lines = [
         [line for line in read_metrics(Workdir(run)) if line["split"] == evaluated] for run in runs
     ]
     steps = {tuple(line["step"] for line in each) for each in lines}
     if len(steps) > 1:
-        raise ValueError(f"{path}: its seeds were evaluated after different steps")
+        raise UserError(f"{workdir}: its seeds were evaluated after different steps.")
+    if not lines[0]:
+        raise UserError(
+            f"{workdir}: metrics.jsonl has no {evaluated} data: it was evaluated later."
+        )
     epoch = results["dataset"]["num_examples"]["train"] / results["config"]["batch_size"]
     errors = [[100 * (1 - line["accuracy"]) for line in each] for each in lines]
     return evaluated, np.array(*steps) / epoch, np.array(errors)
 
 
-def main() -> None:
+def _run(args: argparse.Namespace) -> None:
+    if args.keep:
+        keep(args.workdirs, args.keep)
+    if args.curves:
+        draw_curves(args.workdirs, args.curves)
+    if not args.workdirs:
+        print(tables())
+
+
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, help="the file for the record of the workdirs")
     parser.add_argument("--curves", type=Path, help="a PNG file for the workdirs' curves")
     parser.add_argument("workdirs", type=Path, nargs="*")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if bool(args.keep or args.curves) != bool(args.workdirs):
         parser.error("give --keep or --curves with workdirs, or none of them")
-    if args.workdirs:
-        try:
-            if args.keep:
-                keep(args.workdirs, args.keep)
-            if args.curves:
-                draw_curves(args.workdirs, args.curves)
-        except OSError as e:
-            parser.error(f"{e.filename}: {e.strerror}; give workdirs of runs that are finished")
-        except ValueError as e:
-            parser.error(str(e))
-    else:
-        print(tables())
+    return cli.run(lambda: _run(args))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

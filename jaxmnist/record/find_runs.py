@@ -44,6 +44,21 @@ def several(folder: Path) -> str | None:
     return f"{folder} holds {len(paths)} run{'s' * (len(paths) > 1)}: {'; '.join(shown)}"
 
 
+def seeds(workdir: Path) -> list[Path]:
+    """The workdirs of a run's seeds, in their order; of one seed, the workdir itself.
+
+    A folder of single runs called seed-0, seed-1 and so on is taken for a run of these seeds.
+    """
+    config = Workdir(workdir).load_config()
+    if config is None:
+        found = [each.parent for each in workdir.glob("seed-*/config.json")]
+        found = [each for each in found if each.name.removeprefix("seed-").isdecimal()]
+        return sorted(found, key=lambda each: int(each.name[len("seed-") :])) or [workdir]
+    if config.num_seeds == 1:
+        return [workdir]
+    return [workdir / f"seed-{config.seed + i}" for i in range(config.num_seeds)]
+
+
 def describe(path: Path) -> dict[str, Any]:
     """What became of the run in a workdir, as values for JSON; None is what is not known.
 
@@ -72,10 +87,7 @@ def _describe(workdir: Workdir) -> dict[str, Any]:
     if config is None:
         raise UserError(f"{workdir.path} has no config.json.")
     several_seeds = config.num_seeds > 1
-    workdirs = [workdir]
-    if several_seeds:
-        seeds = range(config.seed, config.seed + config.num_seeds)
-        workdirs = [Workdir(workdir.path / f"seed-{seed}") for seed in seeds]
+    workdirs = [Workdir(each) for each in seeds(workdir.path)]
     records = [list(metrics.read_metrics(each)) for each in workdirs]
     steps = [max(each.checkpoint_steps(), default=0) for each in workdirs]
     starts = [start for each in workdirs for start in each.load_run().get("starts", [])[:1]]

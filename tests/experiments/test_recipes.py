@@ -8,6 +8,7 @@ from PIL import Image
 
 from experiments import recipes
 from jaxmnist.config import get_config
+from jaxmnist.errors import UserError
 
 README = recipes.RESULTS.parent / "README.md"
 
@@ -15,6 +16,7 @@ README = recipes.RESULTS.parent / "README.md"
 def results(accuracy, seed=0, split="test", **fields):
     """What results.json holds of a run, or of several seeds."""
     config = get_config()
+    config.eval_split = "test" if split == "test" else "train[55000:]"
     config.update(fields | {"seed": seed, "data_dir": "somewhere"})
     loss = {"each": [0.1] * len(accuracy)} if isinstance(accuracy, list) else 0.1
     seeds = {"seeds": list(range(seed, seed + len(accuracy)))} if isinstance(accuracy, list) else {}
@@ -23,6 +25,7 @@ def results(accuracy, seed=0, split="test", **fields):
         split: {"accuracy": accuracy, "loss": loss},
         "step": config.num_steps,
         "config": json.loads(config.to_json()),
+        "dataset": {"num_examples": {"train": 1000}},
         "device": {"processor": "P", "threads": 2},
         "versions": {"jax": "1"},
     }
@@ -40,17 +43,23 @@ def keep(tmp_path):
     return keep
 
 
-def test_seeds_are_added_to_those_of_before(keep):
+def test_seeds_are_added_to_those_of_before(keep, tmp_path):
     fields = {"batch_size": 64, "features": (16, 32)}
     keep("a", results([0.99, 0.991], **fields))
     record = keep("a", results(0.992, seed=2, **fields), results(0.98, seed=1, **fields))
     assert record["fields"] == {"batch_size": 64, "features": [16, 32]}
     assert [run["accuracy"] for run in record["runs"].values()] == [0.99, 0.98, 0.992]
     assert "somewhere" not in json.dumps(record)
-    with pytest.raises(ValueError, match="in one run, and"):
-        keep("a", results(0.99, batch_size=32))
-    with pytest.raises(ValueError, match="in one run, and"):
-        keep("a", results(0.99, split="validation", **fields))
+    before = (tmp_path / "results/a.json").read_bytes()
+    for other in (
+        {"batch_size": 32},
+        {"split": "validation", **fields},
+        {"train_split": "train[:50]", **fields},
+        {"eval_split": "test[:100]", **fields},
+    ):
+        with pytest.raises(UserError, match="in one run, and"):
+            keep("a", results(0.99, **other))
+    assert (tmp_path / "results/a.json").read_bytes() == before
 
 
 @pytest.fixture
@@ -62,8 +71,8 @@ def trained(tmp_path):
             workdir = tmp_path / name / f"seed-{seed}"
             workdir.mkdir(parents=True)
             found = results(0.99, seed, split, batch_size=200)
-            found["dataset"] = {"num_examples": {"train": 1000}}
             (workdir / "results.json").write_text(json.dumps(found))
+            (workdir / "config.json").write_text(json.dumps(found["config"]))
             lines = [
                 {
                     "step": step,
@@ -83,53 +92,93 @@ def trained(tmp_path):
     return trained
 
 
-def test_curves_are_drawn_of_evaluations_against_epochs(trained, tmp_path, monkeypatch):
+def test_curves_are_drawn_of_evaluations_against_epochs(trained, tmp_path):
     evaluated, epochs, errors = recipes._curves(trained("a", [2.0, 1.0], [4.0, 0.5]))
     assert evaluated == "validation"
     assert epochs.tolist() == [2, 4]  # 1,000 examples are 5 steps of 200.
     assert errors == pytest.approx(np.array([[2.0, 1.0], [4.0, 0.5]]))
     one = trained("b", [3.0, 2.0]) / "seed-0"
-    monkeypatch.setattr(
-        "sys.argv", ["r", f"--curves={tmp_path}/c.png", str(one.parents[1] / "a"), str(one)]
-    )
-    recipes.main()
+    assert recipes.main([f"--curves={tmp_path}/c.png", f"{tmp_path}/a", str(one)]) == 0
     with Image.open(tmp_path / "c.png") as picture:
         assert picture.size == (840, 504)
 
 
-def test_what_cannot_be_drawn_is_told_in_a_line(trained, tmp_path, monkeypatch, capsys):
+def test_a_single_evaluation_is_a_point(trained, tmp_path):
+    drawn = []
+    for name, steps in (("a", (10,)), ("b", (10, 20))):
+        workdir = trained(name, [2.0] * len(steps), steps=steps)
+        assert recipes.main([f"--curves={tmp_path}/{name}.png", str(workdir)]) == 0
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            inside = np.asarray(picture.convert("RGB"))[60:420, 60:600]
+        blue = (inside.astype(int)[..., 2] - inside[..., 0]) > 100
+        drawn.append(int(blue.sum()))
+    assert all(drawn)
+
+
+def test_what_cannot_be_drawn_is_told_in_a_line(trained, tmp_path, capsys):
     good, test = trained("a", [2.0, 1.0]), trained("b", [2.0, 1.0], split="test")
-    uneven = trained("c", [2.0, 1.0], [2.0, 1.0])
+    uneven, later = trained("c", [2.0, 1.0], [2.0, 1.0]), trained("d", [2.0, 1.0])
     lines = (uneven / "seed-1/metrics.jsonl").read_text().splitlines()
     (uneven / "seed-1/metrics.jsonl").write_text("\n".join(lines[:2]))
+    (later / "seed-0/metrics.jsonl").unlink()
     for workdirs, said in (
         ([good, test], "some were evaluated on the test set, and others"),
         ([uneven], "its seeds were evaluated after different steps"),
-        ([tmp_path / "d"], "give workdirs of runs that are finished"),
+        ([later], "metrics.jsonl has no validation data"),
+        ([tmp_path / "e"], f"{tmp_path}/e holds no finished run: name workdirs of those"),
     ):
-        monkeypatch.setattr("sys.argv", ["r", f"--curves={tmp_path}/c.png", *map(str, workdirs)])
-        with pytest.raises(SystemExit):
-            recipes.main()
-        assert said in capsys.readouterr().err
+        assert recipes.main([f"--curves={tmp_path}/c.png", *map(str, workdirs)]) == 1
+        found = capsys.readouterr().err
+        assert said in found
+        assert found.count("\n") == 1
         assert not (tmp_path / "c.png").exists()
 
 
-def test_what_cannot_be_kept_is_told_in_a_line(keep, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_kept_is_told_in_a_line(keep, tmp_path, capsys):
     keep("a", results(0.99))
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/results.json").write_text(json.dumps(results(0.99, batch_size=32)))
-    for workdir, said in (("nowhere", "give workdirs of runs"), ("other", "fields: {'batch_size'")):
-        command = ["recipes", f"--keep={tmp_path}/results/a.json", str(tmp_path / workdir)]
-        monkeypatch.setattr("sys.argv", command)
-        with pytest.raises(SystemExit):
-            recipes.main()
-        assert said in capsys.readouterr().err
+    for name, held in (("other", results(0.99, batch_size=32)), ("damaged", {})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(held))
+    (tmp_path / "results/no.json").write_text("{")
+    for file, workdir, said in (
+        ("results/a.json", "nowhere", "nowhere holds no finished run"),
+        ("results/a.json", "other", "fields: {'batch_size': 32} in one run, and {}"),
+        ("results/a.json", "damaged", "results.json is damaged"),
+        ("run-0/results.json", "run-0", "results.json is no file that --keep wrote"),
+        ("results/no.json", "run-0", "no.json is no file that --keep wrote"),
+        ("results", "run-0", "directory"),
+    ):
+        before = (tmp_path / "results/a.json").read_bytes()
+        assert recipes.main([f"--keep={tmp_path}/{file}", str(tmp_path / workdir)]) == 1
+        found = capsys.readouterr().err
+        assert said in found
+        assert found.count("\n") == 1
+        assert (tmp_path / "results/a.json").read_bytes() == before
+
+
+def test_a_table_is_of_the_data_that_its_heading_names(keep, tmp_path):
+    keep("a", results([0.99, 0.98]))
+    for name, found, said in (
+        ("b", results(0.99, split="validation"), r"b was evaluated on train\[55000:\], not"),
+        ("b", results(0.99, seed=1), r"b has the seeds \[1\], not all from 0"),
+        ("ablations/quick/base", results(0.99), "evaluated on the test set, not on validation"),
+        (
+            "optimizers/b",
+            results(0.99, eval_split="test[:10]"),
+            r"b was evaluated on test\[:10\]",
+        ),
+    ):
+        keep(name, found)
+        with pytest.raises(UserError, match=said):
+            recipes.tables(tmp_path / "results")
+        (tmp_path / f"results/{name}.json").unlink()
 
 
 def test_the_interval_is_student_s():
     # 2.776 is its 0.975 quantile of 4 degrees of freedom.
     assert recipes.interval([1.0, 2, 3, 4, 5]) == pytest.approx((3 - 1.9633, 3 + 1.9633), abs=1e-3)
-    assert recipes.interval([2.0]) == (2.0, 2.0)
+    with pytest.raises(ValueError, match="one value"):
+        recipes.interval([2.0])
     assert recipes.interval([1.0, 99.0]) == (0.0, 100.0)
 
 
@@ -152,9 +201,16 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
     assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) |" in text
     keep("ablations/quick/two-seeds", results([0.98, 0.99], split="validation"))
     assert "| two-seeds |  | 2 | 98.500 | 0.500 (0.500) |" in recipes.tables(tmp_path / "results")
-    keep("ablations/quick/other", results(0.98, seed=3, split="validation"))
-    with pytest.raises(ValueError, match=r"other has seeds that the recipe lacks: \['3'\]"):
-        recipes.tables(tmp_path / "results")
+    keep("ablations/quick/one-seed", results(0.98, split="validation"))
+    assert "| one-seed |  | 1 | 98.000 | 1.000 |" in recipes.tables(tmp_path / "results")
+    for other, said in (
+        ({"seed": 3}, r"other has seeds that the recipe lacks: \['3'\]"),
+        ({"train_split": "train[:9]"}, r"other has train_split=train\[:9\], and the recipe train"),
+    ):
+        keep("ablations/quick/other", results(0.98, split="validation", **other))
+        with pytest.raises(UserError, match=said):
+            recipes.tables(tmp_path / "results")
+        (tmp_path / "results/ablations/quick/other.json").unlink()
 
 
 def test_the_table_of_optimizers(keep, tmp_path):

@@ -136,3 +136,19 @@ def test_of_many_runs_some_are_named(folder, tmp_path):
     assert said.endswith(f"and 3 more, which 'jaxmnist runs {folder}' lists")
     (tmp_path / "empty").mkdir()
     assert find_runs.several(tmp_path / "empty") is None
+
+
+def test_the_seeds_of_a_run_are_those_of_its_config(folder):
+    run = folder / "seeds"
+    three = [run / f"seed-{seed}" for seed in range(3)]
+    assert find_runs.seeds(run) == three
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"num_seeds": 2, "seed": 1}))
+    assert find_runs.seeds(run) == three[1:]
+    (run / "config.json").unlink()  # Of single runs.
+    three[1].rename(run / "seed-10")
+    (run / "seed-x").mkdir()
+    shutil.copy(three[0] / "config.json", run / "seed-x")
+    assert find_runs.seeds(run) == [three[0], three[2], run / "seed-10"]
+    assert find_runs.seeds(folder / "a") == [folder / "a"]
+    assert find_runs.seeds(folder / "nowhere") == [folder / "nowhere"]
