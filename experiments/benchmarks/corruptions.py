@@ -88,7 +88,10 @@ def motion_blur(x: Images, rngs: Rngs) -> Images:
 
 
 def shear(x: Images, rngs: Rngs) -> Images:
-    """Vertical lines lean by 0.4 radians to either side; the height grows by 1 / cos 0.4."""
+    """Vertical lines lean by 21 degrees, sin 0.4 pixels a row, to either side.
+
+    The height grows by 1 / cos 0.4.
+    """
     sides = _sides(rngs)[:, 0]
     matrices = np.tile(np.array([[np.cos(0.4), 0], [0, 1]]), (len(x), 1, 1))
     matrices[:, 1, 0] = sides * np.sin(0.4)

@@ -16,7 +16,6 @@ import contextlib
 import importlib.util
 import json
 import os
-import re
 import statistics
 import sys
 from collections.abc import Sequence
@@ -34,6 +33,8 @@ from jaxmnist import cli
 from jaxmnist.data import datasets, pictures
 from jaxmnist.devices import tuning
 from jaxmnist.errors import UserError
+from jaxmnist.files import write_json
+from jaxmnist.record import find_runs
 from jaxmnist.record.workdir import Workdir
 from jaxmnist.trained import inference
 
@@ -73,15 +74,16 @@ def measure(
       seed; "clean" and, of the test set, "digits" are kinds too.
 
     Raises:
-      UserError: a workdir has no such run, or the data are not there.
+      UserError: a workdir has no such run, one is not finished, or the data are not there.
     """
-    runs = {workdir: seeds(workdir) for workdir in dict.fromkeys(workdirs)}
+    runs = {workdir: find_runs.seeds(workdir) for workdir in dict.fromkeys(workdirs)}
     configs = [_config(path) for paths in runs.values() for path in paths]
     config = configs[0]
     if others := {each.dataset for each in configs} - {config.dataset}:
         raise UserError(
             f"the runs are on {config.dataset} and {', '.join(sorted(others))}: name those of one."
         )
+    models = {path: inference.load(path) for paths in runs.values() for path in paths}
     config.eval_split = split
     dataset = inference.load_evaluation(config, data_dir)
     images, labels = dataset.splits[0].images[..., 0], dataset.splits[0].labels
@@ -104,19 +106,11 @@ def measure(
         found: dict[str, list[float]] = {kind: [] for kind in of}
         results["models"][name if names.count(name) == 1 else str(workdir)] = found
         for path in paths:
-            model = inference.load(path)
             for kind, (x, expected) in of.items():
-                answers = model.logits(x[..., None]).argmax(-1)
+                answers = models[path].logits(x[..., None]).argmax(-1)
                 found[kind].append(float((answers == expected).mean()))
             print(f"{path}: {100 * found['clean'][-1]:.2f} % of clean images", file=sys.stderr)
     return results
-
-
-def seeds(workdir: Path) -> list[Path]:
-    """The workdirs of the seeds of a run, in their order; of one seed, the workdir itself."""
-    found = [each.parent for each in workdir.glob("seed-*/config.json")]
-    found = [each for each in found if re.fullmatch(r"seed-\d+", each.name)]
-    return sorted(found, key=lambda each: int(each.name[len("seed-") :])) or [workdir]
 
 
 def _config(path: Path) -> ConfigDict:
@@ -126,6 +120,8 @@ def _config(path: Path) -> ConfigDict:
         raise UserError(f"{path} holds no run: train there first.")
     if config.dataset not in ("mnist", datasets.SAMPLE):
         raise UserError(f"{path} is a run on {config.dataset}, not on MNIST: name another.")
+    if not Workdir(path).results.exists():
+        raise UserError(f"{path} is not finished: train it to its end, or name another.")
     return config
 
 
@@ -189,12 +185,14 @@ def _run(args: argparse.Namespace) -> None:
     if args.table:
         print(_read(args.table))
     if args.workdirs:
+        if args.output:  # Before minutes of measuring.
+            args.output.parent.mkdir(parents=True, exist_ok=True)
         tuning.cache_compilations()
         tuning.keep_freed_memory()
         results = measure(args.workdirs, args.data_dir, args.split, args.seed)
         print(table(results))
         if args.output:
-            args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_json(args.output, results)
 
 
 def main(argv: list[str] | None = None) -> int:
