@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BEST = Path(__file__).with_name("best.py")
 NUM_SEEDS = 10
+PICTURES = "mistakes.png", "mislabelled.png"
 
 
 def parser() -> Parser:
@@ -80,7 +81,9 @@ def _command(args: argparse.Namespace) -> None:
         checks.override(config, args.config_fields)
         if config.num_seeds == 1:
             raise UserError("num_seeds=1 is not allowed: an average needs at least 2 seeds.")
-        folder = local_path(args.pictures, "--pictures") if args.pictures else None
+        if args.pictures is not None:
+            folder = local_path(args.pictures, "--pictures", as_pattern=False)
+            folder.mkdir(parents=True, exist_ok=True)  # What is wrong with it is told at once.
         train.train_and_evaluate(config, workdir.path, screen=screen)
     config = workdir.load_config()  # It names the dataset that was found.
     with screen, screen.phase("evaluating the average"):
@@ -88,20 +91,34 @@ def _command(args: argparse.Namespace) -> None:
         dataset = inference.load_evaluation(config, class_names=models[0].class_names)
         record = evaluate(models, config, dataset)
         write_json(workdir.path / "ensemble.json", record)
-        if folder:
-            draw(models, config, folder)
     say(sweep.table(rows(record, eval_name(config)), eval_name(config)))
     file = workdir.path / "ensemble.onnx"
+    _remove_of_others(file, record)
     try:
         with screen, screen.phase("exporting"):
-            models = ensemble.load(workdir.path, dtype="float32")
-            said = export.write(models, "onnx", file, dataset)
+            of_float32 = ensemble.load(workdir.path, dtype="float32")
+            say(export.write(of_float32, "onnx", file, dataset))
     except export.NotInOnnx as e:
-        for old in (file, file.with_name(f"{file.name}.json")):
-            old.unlink(missing_ok=True)  # They may be of other seeds than ensemble.json.
-        said = f"ensemble.json is in {workdir.path}"
-        warn(f"{file.name} is left out, since {e}")
-    say(said)
+        stays = " stays as it is" if file.exists() else " is left out"
+        warn(f"{file.name}{stays}, since {e}")
+        say(f"ensemble.json is in {workdir.path}")
+    if args.pictures is not None:
+        with screen, screen.phase("drawing"):
+            draw(models, config, folder)
+        say(f"{' and '.join(PICTURES)} are in {folder}")
+
+
+def _remove_of_others(file: Path, record: dict[str, Any]) -> None:
+    """Deletes an average of other parameters than those of ensemble.json, and what is beside it."""
+    beside = file.with_name(f"{file.name}.json")
+    try:
+        about = json.loads(beside.read_text(encoding="utf-8"))
+        same = all(about[name] == record[name] for name in ("params_sha256", "evaluated_on"))
+    except (OSError, ValueError, LookupError, TypeError):
+        same = False
+    if not same:
+        for old in (file, beside):
+            old.unlink(missing_ok=True)
 
 
 def evaluate(models: "Sequence[Model]", config: "ConfigDict", dataset: "Dataset") -> dict[str, Any]:
@@ -150,10 +167,8 @@ def draw(models: "Sequence[Model]", config: "ConfigDict", folder: Path) -> None:
     from jaxmnist.files import write_bytes
     from jaxmnist.trained import ensemble, mistakes
 
-    folder.mkdir(parents=True, exist_ok=True)
-    names = "mistakes.png", "mislabelled.png"
     dataset = datasets.read(config, [config.eval_split, config.train_split])
-    for name, split in zip(names, dataset.splits, strict=True):
+    for name, split in zip(PICTURES, dataset.splits, strict=True):
         found = ensemble.probabilities(models, split.images)
         grid = mistakes.grid(split, found.argmax(-1), found.max(-1), dataset.info.class_names)
         write_bytes(folder / name, grid)

@@ -359,7 +359,8 @@ def corrupt(key: Key[Array, ""], images: Images, share: float = 0.3) -> Images:
     `lines` adds them; fog; outlines in place of strokes; grey blocks; a shift by up to 4 pixels; or
     a band in which black and white are swapped; how much is drawn for each. Batches are shuffled,
     so which images come first is random. If each way computed all images, that would take as long
-    as a third of a step. Of fewer images than ten some ways get none.
+    as a third of a step. The share is rounded to whole images, and of few images some ways get
+    none.
 
     Args:
       key: of the draws.

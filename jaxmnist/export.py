@@ -170,7 +170,7 @@ def to_onnx(*models: "Model") -> bytes:
     from jaxmnist.models import num_parameters
 
     for model in models:
-        _check_known(model)
+        _check_known(model, is_one=len(models) == 1)
     size = sum(4 * num_parameters(model.params) for model in models)
     if size > _MOST_BYTES:
         raise NotInOnnx(f"the parameters have {size / 1e9:.1f} GB, and an ONNX file at most 2.")
@@ -261,15 +261,16 @@ def _add_network(graph: _Graph, x: str, model: "Model", prefix: str) -> str:
     return graph.node("Gemm", x, kernel, weight("dense1_bias", last["bias"]))
 
 
-def _check_known(model: "Model") -> None:
+def _check_known(model: "Model", is_one: bool) -> None:
     from jaxmnist.record.network import layer_table
 
     known = _known_layers(model.network)
+    todo = ": take --format=stablehlo of jaxmnist export." if is_one else "."
     for layer in layer_table(model.network, model.image_shape):
         if (layer.name, layer.kind) not in known:
             raise NotInOnnx(
                 f"onnx knows only the paper's network, in any widths, and {layer.name} "
-                f"({layer.kind}) is no layer of it: take --format=stablehlo of jaxmnist export."
+                f"({layer.kind}) is no layer of it{todo}"
             )
 
 

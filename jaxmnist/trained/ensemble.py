@@ -15,7 +15,7 @@ from jaxmnist.trained.inference import Model
 
 
 def load(workdir: str | Path, dtype: str | None = None) -> list[Model]:
-    """The model of each seed of a run; see `inference.load`, which raises UserError.
+    """The model of each seed of a run. Raises UserError if one cannot be read.
 
     Args:
       workdir: of the run of several seeds.
@@ -25,7 +25,14 @@ def load(workdir: str | Path, dtype: str | None = None) -> list[Model]:
     config = record.load_config()
     if config is None:
         raise UserError(f"{workdir} holds no run of several seeds: train there first.")
-    return [inference.load(run.workdir.path, dtype) for run in each_seed(Run(config, record))]
+    seeds = [run.workdir for run in each_seed(Run(config, record))]
+    for seed in seeds:
+        if seed.results.exists() and not seed.checkpoint_steps():
+            raise UserError(
+                f"{seed.path} has results.json, but no checkpoint: delete {seed.path}, and train "
+                "it again."
+            )
+    return [inference.load(seed.path, dtype) for seed in seeds]
 
 
 def probabilities(

@@ -180,6 +180,12 @@ def test_without_the_extra_the_file_is_left_out(workdir, monkeypatch, capsys):
     assert "their average" in said.out
     assert (workdir / "ensemble.json").exists()
     assert not any(old.exists() for old in exported)
+    about = json.loads((workdir / "ensemble.json").read_text())
+    exported[0].write_text("of these seeds")
+    exported[1].write_text(json.dumps(about))
+    assert command(workdir) == 0
+    assert "ensemble.onnx stays as it is, since the format onnx needs" in capsys.readouterr().err
+    assert exported[0].read_text() == "of these seeds"
 
 
 def test_a_network_that_onnx_does_not_know(tmp_path, capsys):
@@ -191,6 +197,29 @@ def test_a_network_that_onnx_does_not_know(tmp_path, capsys):
     assert "ensemble.onnx is left out, since onnx knows only the paper's network" in said.err
     assert said.err.count("\n") == 1
     assert (tmp_path / "run/ensemble.json").exists()
+
+
+def test_a_folder_for_pictures_is_made_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "train_and_evaluate", lambda *args, **kwargs: pytest.fail("trains"))
+    (tmp_path / "file").write_text("")
+    for flag, sentence in (
+        (f"--pictures={tmp_path}/file", "File exists"),
+        ("--pictures=", "--pictures is empty: give it a path."),
+    ):
+        assert command(tmp_path / "new", *FLAGS, flag) == 1
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert said.count("\n") == 1
+
+
+def test_a_finished_seed_without_a_checkpoint(workdir, capsys):
+    shutil.rmtree(workdir / "seed-1/checkpoints")
+    assert command(workdir) == 1
+    assert (
+        f"{workdir}/seed-1 has results.json, but no checkpoint: delete" in capsys.readouterr().err
+    )
+    shutil.rmtree(workdir / "seed-1")
+    assert command(workdir) == 0
 
 
 def test_what_is_no_ensemble_is_refused_in_a_sentence(finished, tmp_path, monkeypatch, capsys):
