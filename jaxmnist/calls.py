@@ -29,7 +29,8 @@ def parse_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _parse(text: str) -> ast.expr:
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        # A long text may be broken on the command line; in Python it would need brackets there.
+        return ast.parse(text.strip().replace("\n", " "), mode="eval").body
     except (SyntaxError, RecursionError, MemoryError) as e:  # The latter two: nested too deeply.
         raise ValueError(text) from e
 

@@ -41,7 +41,9 @@ def test_a_call(text, call):
 
 
 def test_several_calls_keep_their_order():
-    assert parse_calls("g(b=2, a=1), f ,g()") == [("g", {"b": 2, "a": 1}), ("f", {}), ("g", {})]
+    expected = [("g", {"b": 2, "a": 1}), ("f", {}), ("g", {})]
+    assert parse_calls("g(b=2, a=1), f ,g()") == expected
+    assert parse_calls("g(b=2, a=1),\nf,\n g()\n") == expected
 
 
 @pytest.mark.parametrize("text", ["", "  "])
