@@ -104,8 +104,8 @@ def _command(args: argparse.Namespace) -> None:
         say(f"ensemble.json is in {workdir.path}")
     if args.pictures is not None:
         with screen, screen.phase("drawing"):
-            draw(models, config, folder)
-        say(f"{' and '.join(PICTURES)} are in {folder}")
+            drawn = draw(models, config, folder)
+        say(f"{folder} has {' and '.join(drawn)}")
 
 
 def _remove_of_others(file: Path, record: dict[str, Any]) -> None:
@@ -161,17 +161,24 @@ def evaluate(models: "Sequence[Model]", config: "ConfigDict", dataset: "Dataset"
     }
 
 
-def draw(models: "Sequence[Model]", config: "ConfigDict", folder: Path) -> None:
-    """Pictures of what the models' average gets wrong of the two splits of a config."""
+def draw(models: "Sequence[Model]", config: "ConfigDict", folder: Path) -> list[str]:
+    """Pictures of what the models' average gets wrong of the two splits of a config; their names.
+
+    In brackets is of how many mistakes of the split each shows the most confident.
+    """
     from jaxmnist.data import datasets
     from jaxmnist.files import write_bytes
     from jaxmnist.trained import ensemble, mistakes
 
     dataset = datasets.read(config, [config.eval_split, config.train_split])
+    drawn = []
     for name, split in zip(PICTURES, dataset.splits, strict=True):
         found = ensemble.probabilities(models, split.images)
         grid = mistakes.grid(split, found.argmax(-1), found.max(-1), dataset.info.class_names)
         write_bytes(folder / name, grid)
+        wrong = int((found.argmax(-1) != split.labels).sum())
+        drawn.append(f"{name} ({min(wrong, mistakes.COUNT)} of {wrong:,} mistakes)")
+    return drawn
 
 
 def shifts(images: "np.ndarray") -> "Iterator[np.ndarray]":

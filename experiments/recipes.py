@@ -54,15 +54,21 @@ def keep(workdirs: Sequence[Path], path: Path) -> Record:
     for each in records[1:]:
         for what in _SAME:
             if each[what] != first[what]:
-                raise UserError(
-                    f"{what}: {each[what]} in one run, and {first[what]} in another: keep them in "
-                    "different files."
-                )
+                raise UserError(_difference(what, each[what], first[what]))
     runs = {seed: run for each in records for seed, run in each["runs"].items()}
     record = records[-1] | {"runs": dict(sorted(runs.items(), key=lambda item: int(item[0])))}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _difference(what: str, one: Any, other: Any) -> str:
+    if what == "fields":
+        names = sorted(name for name in one | other if one.get(name) != other.get(name))
+        default = json.loads(get_config().to_json())
+        what = ", ".join(names)
+        one, other = (", ".join(str((default | x)[name]) for name in names) for x in (one, other))
+    return f"{what}: {one} in one run, and {other} in another: keep them in different files."
 
 
 def _read(path: Path) -> Record:
@@ -304,15 +310,20 @@ def _curves(workdir: Path) -> tuple[str, np.ndarray, np.ndarray]:
 
 def _run(args: argparse.Namespace) -> None:
     if args.keep:
-        keep(args.workdirs, args.keep)
+        count = len(keep(args.workdirs, args.keep)["runs"])
+        print(f"{args.keep} has {count} seed{'s' * (count > 1)}")
     if args.curves:
+        args.curves.parent.mkdir(parents=True, exist_ok=True)
         draw_curves(args.workdirs, args.curves)
+        print(f"{args.curves} has the curves of {', '.join(map(str, args.workdirs))}")
     if not args.workdirs:
         print(tables())
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog="Without arguments it prints the tables."
+    )
     parser.add_argument("--keep", type=Path, help="the file for the record of the workdirs")
     parser.add_argument("--curves", type=Path, help="a PNG file for the workdirs' curves")
     parser.add_argument("workdirs", type=Path, nargs="*")

@@ -246,14 +246,15 @@ def test_what_is_no_ensemble_is_refused_in_a_sentence(finished, tmp_path, monkey
     assert "did you mean --config.num_seeds?" in said
 
 
-def test_pictures_of_what_the_average_gets_wrong(workdir, tmp_path, test_split):
+def test_pictures_of_what_the_average_gets_wrong(workdir, tmp_path, test_split, capsys):
     assert command(workdir, f"--pictures={tmp_path}/drawn") == 0
     drawn = tmp_path / "drawn"
     assert {path.name for path in drawn.iterdir()} == {"mistakes.png", "mislabelled.png"}
     split = Split(test_split.images[:300], test_split.labels[:300])
     found = averaged(workdir, split.images).astype(np.float32)
     wrong = np.sum(found.argmax(-1) != split.labels)
-    assert wrong > 0
+    assert wrong > mistakes.COUNT
+    assert f"{drawn} has mistakes.png (25 of {wrong} mistakes) and mis" in capsys.readouterr().out
     expected = mistakes.grid(split, found.argmax(-1), found.max(-1), [str(i) for i in range(10)])
     assert (drawn / "mistakes.png").read_bytes() == expected
     assert (drawn / "mislabelled.png").read_bytes() != expected

@@ -92,14 +92,17 @@ def trained(tmp_path):
     return trained
 
 
-def test_curves_are_drawn_of_evaluations_against_epochs(trained, tmp_path):
+def test_curves_are_drawn_of_evaluations_against_epochs(trained, tmp_path, capsys):
     evaluated, epochs, errors = recipes._curves(trained("a", [2.0, 1.0], [4.0, 0.5]))
     assert evaluated == "validation"
     assert epochs.tolist() == [2, 4]  # 1,000 examples are 5 steps of 200.
     assert errors == pytest.approx(np.array([[2.0, 1.0], [4.0, 0.5]]))
     one = trained("b", [3.0, 2.0]) / "seed-0"
-    assert recipes.main([f"--curves={tmp_path}/c.png", f"{tmp_path}/a", str(one)]) == 0
-    with Image.open(tmp_path / "c.png") as picture:
+    assert recipes.main([f"--curves={tmp_path}/new/c.png", f"{tmp_path}/a", str(one)]) == 0
+    assert (
+        capsys.readouterr().out == f"{tmp_path}/new/c.png has the curves of {tmp_path}/a, {one}\n"
+    )
+    with Image.open(tmp_path / "new/c.png") as picture:
         assert picture.size == (840, 504)
 
 
@@ -142,7 +145,7 @@ def test_what_cannot_be_kept_is_told_in_a_line(keep, tmp_path, capsys):
     (tmp_path / "results/no.json").write_text("{")
     for file, workdir, said in (
         ("results/a.json", "nowhere", "nowhere holds no finished run"),
-        ("results/a.json", "other", "fields: {'batch_size': 32} in one run, and {}"),
+        ("results/a.json", "other", "batch_size: 32 in one run, and 100 in another"),
         ("results/a.json", "damaged", "results.json is damaged"),
         ("run-0/results.json", "run-0", "results.json is no file that --keep wrote"),
         ("results/no.json", "run-0", "no.json is no file that --keep wrote"),
