@@ -191,8 +191,6 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
 
     Raises UserError if a change has a seed that the recipe lacks, or other data.
     """
-    if base["split"] != "validation":
-        raise UserError("the recipe was evaluated on the test set, not on validation data.")
     found = accuracies(base)
     lines = [
         "| what is changed | fields | seeds | validation accuracy, %: mean | worse by, points "
@@ -249,7 +247,10 @@ def tables(folder: Path = RESULTS) -> str:
     for path in sorted(folder.glob("ablations/*/base.json"), reverse=True):
         others = {each.stem: _read(each) for each in sorted(path.parent.glob("*.json"))}
         base = others.pop("base")
-        parts.append(f"What changes of `{path.parent.name}.py` cost:\n\n{ablation(base, others)}")
+        name = f"{path.parent.name}.py"
+        if base["split"] != "validation":
+            raise UserError(f"{path} was evaluated on the test set, not on validation data.")
+        parts.append(f"What changes of `{name}` cost:\n\n{ablation(base, others)}")
     if found := {path.stem: _read(path) for path in sorted(folder.glob("optimizers/*.json"))}:
         parts.append(f"Optimizers, one epoch each:\n\n{optimizers(found)}")
     if (race := folder / "race.json").exists():
@@ -263,9 +264,11 @@ def draw_curves(workdirs: Sequence[Path], path: Path) -> None:
     Raises UserError if some were evaluated on the test set and others on validation data, or the
     seeds of one after different steps.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("--curves needs matplotlib: pip install 'jaxmnist[report]'.") from None
     from jaxmnist.trained.figures import LIGHT
 
     found = [_curves(workdir) for workdir in workdirs]

@@ -1,6 +1,7 @@
 """The tables of experiments/README.md are those of the files in results/, and count rightly."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -124,6 +125,10 @@ def test_what_cannot_be_drawn_is_told_in_a_line(trained, tmp_path, capsys):
     lines = (uneven / "seed-1/metrics.jsonl").read_text().splitlines()
     (uneven / "seed-1/metrics.jsonl").write_text("\n".join(lines[:2]))
     (later / "seed-0/metrics.jsonl").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        assert recipes.main([f"--curves={tmp_path}/c.png", str(good)]) == 1
+        assert "needs matplotlib: pip install 'jaxmnist[report]'.\n" in capsys.readouterr().err
     for workdirs, said in (
         ([good, test], "some were evaluated on the test set, and others"),
         ([uneven], "its seeds were evaluated after different steps"),
@@ -164,7 +169,7 @@ def test_a_table_is_of_the_data_that_its_heading_names(keep, tmp_path):
     for name, found, said in (
         ("b", results(0.99, split="validation"), r"b was evaluated on train\[55000:\], not"),
         ("b", results(0.99, seed=1), r"b has the seeds \[1\], not all from 0"),
-        ("ablations/quick/base", results(0.99), "evaluated on the test set, not on validation"),
+        ("ablations/quick/base", results(0.99), "base.json was evaluated on the test set, not"),
         (
             "optimizers/b",
             results(0.99, eval_split="test[:10]"),
