@@ -1,7 +1,7 @@
-"""The paper's network, unchanged, at its most accurate: 40 epochs of varied images.
+"""The paper's network, unchanged, at its most accurate: 160 epochs of varied images.
 
-Test accuracy 99.63 %, standard deviation 0.04, over 10 seeds (95 % interval 99.60 to 99.66; the
-lowest is 99.57), which took 151 s on an NVIDIA H200 beside plain.py and fashion.py.
+Test accuracy 99.69 %, standard deviation 0.02, over 5 seeds (95 % interval 99.66 to 99.72; the
+lowest is 99.67), which took 4 minutes at once on an NVIDIA H200.
 """
 
 from jaxmnist import config as base
@@ -9,12 +9,17 @@ from jaxmnist import config as base
 
 def get_config():
     config = base.get_config()
-    config.num_steps, config.batch_size = 12_000, 200
-    config.optimizer, config.learning_rate, config.weight_decay = "adam", 0.002, 0.2
+    config.num_steps, config.batch_size = 48_000, 200
+    config.optimizer = (
+        "contrib.muon(muon_weight_dimension_numbers='convolutions', consistent_rms=0.2)"
+    )
+    config.learning_rate, config.weight_decay = 0.002, 0.2
     config.warmup_steps = 600
     config.dropout_rate = 0.5
-    config.ema_decay = 0.999
-    config.augment = "distort, corrupt"
-    config.log_every = 300
-    config.eval_every = config.checkpoint_every = 3_000
+    config.ema_decay = 0.9995
+    config.augment = (
+        "distort(rotate=10, shift=1.5, scale=0.1, shear=0.1, alpha=20), corrupt(share=0.15)"
+    )
+    config.log_every = 600
+    config.eval_every, config.checkpoint_every = 2_400, 4_800
     return config

@@ -163,8 +163,8 @@ def _check_tested(name: str, record: Record) -> None:
 def recipes(records: dict[str, Record]) -> str:
     """The table of recipes on the test set, and below it every seed. Raises UserError."""
     lines = [
-        "| recipe | steps x batch | seeds | test accuracy, %: mean (95 % interval) | deviation "
-        "| seeds above 99.0 | processor, date |",
+        "| recipe | steps x batch | seeds | test accuracy, %: mean (95 % interval) "
+        "| standard deviation | seeds above 99.0 | processor, date |",
         "|---|---|---|---|---|---|---|",
     ]
     seeds = []
@@ -239,18 +239,23 @@ def optimizers(records: dict[str, Record]) -> str:
     return "\n".join(lines)
 
 
+def _order(name: str) -> tuple[int, str]:
+    """The key by which names of recipes are sorted."""
+    return ORDER.index(name) if name in ORDER else len(ORDER), name
+
+
 def tables(folder: Path = RESULTS) -> str:
     """All tables, in Markdown. Raises UserError if a file is not of `keep`, or of other runs."""
     records = {path.stem: _read(path) for path in folder.glob("*.json") if path.stem != "race"}
-    order = sorted(records, key=lambda name: (ORDER.index(name) if name in ORDER else 99, name))
-    parts = [recipes({name: records[name] for name in order})]
-    for path in sorted(folder.glob("ablations/*/base.json"), reverse=True):
+    parts = [recipes({name: records[name] for name in sorted(records, key=_order)})]
+    for path in sorted(folder.glob("ablations/*/base.json"), key=lambda x: _order(x.parent.name)):
         others = {each.stem: _read(each) for each in sorted(path.parent.glob("*.json"))}
         base = others.pop("base")
         name = f"{path.parent.name}.py"
         if base["split"] != "validation":
             raise UserError(f"{path} was evaluated on the test set, not on validation data.")
-        parts.append(f"What changes of `{name}` cost:\n\n{ablation(base, others)}")
+        size = f"{base['steps']:,} steps of {base['batch_size']}"
+        parts.append(f"What changes of `{name}` cost in {size}:\n\n{ablation(base, others)}")
     if found := {path.stem: _read(path) for path in sorted(folder.glob("optimizers/*.json"))}:
         parts.append(f"Optimizers, one epoch each:\n\n{optimizers(found)}")
     if (race := folder / "race.json").exists():

@@ -115,7 +115,7 @@ def table(results: dict) -> str:
         f"{machine.processor_and_threads(results['device'])}; {rounds} rounds; {results['date']}.",
         "",
         "| | whole command, s (range) | of the peer's | training, s (range) | of the peer's "
-        "| test accuracy, mean (range) |",
+        "| test accuracy, %: mean (range) |",
         "|---|---|---|---|---|---|",
     ]
     for name, each in commands.items():
@@ -125,9 +125,9 @@ def table(results: dict) -> str:
             middle = statistics.median(seconds)
             of_peer = middle / statistics.median(one[clock] for one in commands[PEER])
             cells += [f"{middle:.1f} ({min(seconds):.1f} to {max(seconds):.1f})", f"{of_peer:.2f}"]
-        accuracy = [one["accuracy"] for one in each]
+        accuracy = [100 * one["accuracy"] for one in each]
         mean, low, high = statistics.mean(accuracy), min(accuracy), max(accuracy)
-        cells.append(f"{mean:.4f} ({low:.4f} to {high:.4f})")
+        cells.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -204,7 +204,7 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
         results([0.98, 0.99, 0.983], split="validation", dropout_rate=0.0, log_every=7),
     )
     text = recipes.tables(tmp_path / "results")
-    assert "What changes of `quick.py` cost" in text
+    assert "What changes of `quick.py` cost in 20,000 steps of 100:" in text
     # The differences are 1.0, 0.0 and 1.0 points.
     assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) |" in text
     keep("ablations/quick/two-seeds", results([0.98, 0.99], split="validation"))
@@ -219,6 +219,18 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
         with pytest.raises(UserError, match=said):
             recipes.tables(tmp_path / "results")
         (tmp_path / "results/ablations/quick/other.json").unlink()
+
+
+def test_the_tables_are_in_one_order(keep, tmp_path):
+    for name in ("fashion", "own", "best", "another", "quick"):
+        keep(name, results(0.99))
+        keep(f"ablations/{name}/base", results(0.99, split="validation"))
+    lines = recipes.tables(tmp_path / "results").splitlines()
+    order = ["best", "quick", "fashion", "another", "own"]
+    assert [line[2:-7] for line in lines if line.startswith("- ")] == order
+    assert [line.split("`")[1] for line in lines if line.startswith("What")] == [
+        f"{name}.py" for name in order
+    ]
 
 
 def test_the_table_of_optimizers(keep, tmp_path):
