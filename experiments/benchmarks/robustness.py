@@ -129,7 +129,7 @@ def table(results: dict[str, Any]) -> str:
     """The results in Markdown: means over seeds and, of several, standard deviations, in %."""
     models = results["models"]
     counts = {name: len(each["clean"]) for name, each in models.items()}
-    titles = [f"{name} ({n} seeds)" if n > 1 else name for name, n in counts.items()]
+    titles = [f"{name}, mean of {n} single seeds" if n > 1 else name for name, n in counts.items()]
     kinds = {f"clean {results['split']}": "clean", f"mean of the {len(CORRUPTIONS)} kinds": ""}
     kinds |= {"scikit-learn's digits": "digits"} if results["digits"] else {}
     kinds |= {kind.replace("_", " "): kind for kind in CORRUPTIONS}

@@ -183,7 +183,7 @@ def test_the_table_has_means_and_deviations_over_seeds():
     one, *lines = robustness.table(results(paper=[98.0, 99.0, 97.0], quick=[90.0])).splitlines()
     assert one == "10,000 images of mnist, test. 1,797 digits of scikit-learn."
     assert lines[1:6] == [
-        "| accuracy, % | paper (3 seeds) | quick |",
+        "| accuracy, % | paper, mean of 3 single seeds | quick |",
         "|---|---:|---:|",
         "| clean test | 98.00 ± 1.00 | 90.00 |",
         "| mean of the 15 kinds | 91.47 ± 0.93 | 84.00 |",  # 14 of 15.
