@@ -64,7 +64,10 @@ def check_workdir(run: Run) -> None:
     """Raises UserError if a workdir holds something else: other runs, or another network."""
     config, workdir = run
     saved = workdir.load_config()
-    if saved is None and (others := find_runs.several(workdir.path)):
+    # Each seed may have been trained by a command of its own.
+    own = {each.workdir.path for each in each_seed(run)} if config.num_seeds > 1 else set()
+    if saved is None and not own.issuperset(find_runs.find(workdir.path)):
+        others = find_runs.several(workdir.path)
         raise UserError(f"{others}. Name one of them, or choose another workdir.")
     for there, what in ((workdir.checkpoints.exists(), 1), (any(workdir.path.glob("seed-*")), 2)):
         if there and what != min(config.num_seeds, 2):

@@ -206,9 +206,11 @@ def train_and_evaluate(
                 names = ", ".join(str(runs[i].config.seed) for i in group)
                 first, last = (runs[i].config.seed for i in (0, -1))
                 screen.line(f"seed {names} (of {first} to {last}):")
-                for i in group:
-                    runs[i].workdir.path.mkdir(exist_ok=True)
-            found = train([runs[i] for i in group], data, session, None if is_one else whole)
+            together = [runs[i] for i in group]
+            with ExitStack() as locks:
+                if not is_one:
+                    distributed.from_first(functools.partial(_lock_seeds, locks, together))
+                found = train(together, data, session, None if is_one else whole)
             results |= zip(group, found, strict=True)
             session = session._replace(since=machine.process_seconds())
         if is_one:
@@ -227,6 +229,12 @@ def _lock(cleanup: ExitStack, whole: Run) -> bool:
     # the sample stood in.
     saved = [run.workdir.load_config() for run in seeds.each_seed(whole)]
     return any(each is not None and each.dataset == "mnist" for each in saved)
+
+
+def _lock_seeds(cleanup: ExitStack, runs: Sequence[Run]) -> None:
+    """Makes and locks the workdirs of seeds: each may also be trained by a command of its own."""
+    for run in runs:
+        cleanup.enter_context(run.workdir.locked())
 
 
 @contextmanager

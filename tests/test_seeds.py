@@ -142,6 +142,32 @@ def test_one_run_and_several_seeds_do_not_share_a_workdir(several, tmp_path):
         train.train_and_evaluate(alone, tmp_path / "several")
 
 
+def test_seeds_that_commands_of_their_own_trained_go_on_as_one_run(several, tmp_path, capsys):
+    alone, steps = several.copy_and_resolve_references(), several.num_steps
+    for seed, alone.num_steps in ((5, steps), (7, 2)):
+        alone.seed, alone.num_seeds = seed, 1
+        train.train_and_evaluate(alone, tmp_path / f"run/seed-{seed}")
+    before = content(tmp_path / "run/seed-5")
+    several.num_seeds = 2  # Of 5 and 6.
+    with pytest.raises(UserError, match=r"holds 2 runs: .*seed-5 .*seed-7 .*Name one of them"):
+        train.train_and_evaluate(several, tmp_path / "run")
+    several.num_seeds, several.learning_rate = 3, 0.01
+    with pytest.raises(UserError, match=r"trained differently: learning_rate \(0.05 there, 0.01"):
+        train.train_and_evaluate(several, tmp_path / "run")
+    several.learning_rate = 0.05
+    with (
+        Workdir(tmp_path / "run/seed-7").locked(),
+        pytest.raises(UserError, match=r"another process is training in .*seed-7"),
+    ):
+        train.train_and_evaluate(several, tmp_path / "run")
+    capsys.readouterr()
+    results = train.train_and_evaluate(several, tmp_path / "run")
+    assert "resuming from step 2" in capsys.readouterr().out
+    assert content(tmp_path / "run/seed-5") == before
+    assert results == json.loads((tmp_path / "run/results.json").read_text())
+    assert train.train_and_evaluate(several, tmp_path / "new")["test"] == results["test"]
+
+
 def test_seeds_of_another_training_are_refused(several, tmp_path):
     several.num_steps = 2
     train.train_and_evaluate(several, tmp_path)
