@@ -1,13 +1,13 @@
 """Several seeds of a recipe, averaged: from training to the figure, and as one ONNX file.
 
-python -m experiments.ensemble --workdir=DIR --config=experiments/best.py --config.num_seeds=10
+python -m experiments.ensemble --workdir=DIR --config=experiments/best.py --config.num_seeds=5
 
 trains the seeds in DIR, less those that have finished there, and evaluates the mean of their
 probabilities. That is the figure: each test image is seen once, as it is. One more row of the table
 has help at test time: each image also as moved by one pixel, up, down, left and right.
 DIR/ensemble.json has both, and DIR/ensemble.onnx is the average as one network. --pictures=FOLDER
 draws the images that the average gets wrong, most confidently first: of the evaluation split
-(mistakes.png), and of the training split, where many have a wrong label (mislabelled.png).
+(mistakes.png), and of the training split, where some have a wrong label (mislabelled.png).
 """
 
 import argparse
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jaxmnist.trained.inference import Model
 
 BEST = Path(__file__).with_name("best.py")
-NUM_SEEDS = 10
+NUM_SEEDS = 5
 PICTURES = "mistakes.png", "mislabelled.png"
 
 

@@ -1,7 +1,7 @@
 """The paper's network at its most accurate on the images as they are.
 
 Test accuracy 99.54 %, standard deviation 0.01, over 5 seeds (95 % interval 99.53 to 99.55), which
-took 135 s on an NVIDIA H200 beside best.py and fashion.py.
+took 135 s on an NVIDIA H200 beside three other runs.
 """
 
 from jaxmnist import config as base

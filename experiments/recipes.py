@@ -55,6 +55,9 @@ def keep(workdirs: Sequence[Path], path: Path) -> Record:
         for what in _SAME:
             if each[what] != first[what]:
                 raise UserError(_difference(what, each[what], first[what]))
+    base = path.with_name("base.json")
+    if base.exists() and base != path:
+        _check_same_data(path, records[-1], _read(base))
     runs = {seed: run for each in records for seed, run in each["runs"].items()}
     record = records[-1] | {"runs": dict(sorted(runs.items(), key=lambda item: int(item[0])))}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +72,16 @@ def _difference(what: str, one: Any, other: Any) -> str:
         what = ", ".join(names)
         one, other = (", ".join(str((default | x)[name]) for name in names) for x in (one, other))
     return f"{what}: {one} in one run, and {other} in another: keep them in different files."
+
+
+def _check_same_data(path: Path, record: Record, base: Record) -> None:
+    """Raises UserError if a change was not trained and evaluated on the data of its base.json."""
+    for what in ("train_split", "eval_split"):
+        if record[what] != base[what]:
+            raise UserError(
+                f"{path} has {what}={record[what]}, and base.json beside it {base[what]}: train "
+                "on the same."
+            )
 
 
 def _read(path: Path) -> Record:
@@ -131,6 +144,10 @@ def accuracies(record: Record) -> np.ndarray:
     return np.array([100 * run["accuracy"] for run in record["runs"].values()])
 
 
+def _mean_loss(record: Record) -> str:
+    return f"{statistics.mean(run['loss'] for run in record['runs'].values()):.4f}"
+
+
 def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean, by Student's t, of what is between 0 and 100.
 
@@ -189,21 +206,18 @@ def recipes(records: dict[str, Record]) -> str:
 def ablation(base: Record, others: dict[str, Record]) -> str:
     """The table of what each change costs on validation data, with the same seeds.
 
-    Raises UserError if a change has a seed that the recipe lacks, or other data.
+    Raises UserError if a change has a seed that the recipe lacks.
     """
     found = accuracies(base)
     lines = [
         "| what is changed | fields | seeds | validation accuracy, %: mean | worse by, points "
-        "(standard error) |",
-        "|---|---|---|---|---|",
-        f"| nothing | | {len(found)} | {found.mean():.3f} | |",
+        "(standard error) | validation loss: mean |",
+        "|---|---|---|---|---|---|",
+        f"| nothing | | {len(found)} | {found.mean():.3f} | | {_mean_loss(base)} |",
     ]
     for name, record in others.items():
         if missing := record["runs"].keys() - base["runs"].keys():
             raise UserError(f"{name} has seeds that the recipe lacks: {sorted(missing, key=int)}.")
-        for what in ("train_split", "eval_split"):
-            if record[what] != base[what]:
-                raise UserError(f"{name} has {what}={record[what]}, and the recipe {base[what]}.")
         default = json.loads(get_config().to_json())
         changed = [
             f"`{field}={record['fields'].get(field, default[field])!r}`"
@@ -216,7 +230,7 @@ def ablation(base: Record, others: dict[str, Record]) -> str:
         error = f" ({worse.std(ddof=1) / len(worse) ** 0.5:.3f})" if len(worse) > 1 else ""
         lines.append(
             f"| {name} | {', '.join(changed)} | {len(worse)} | {accuracies(record).mean():.3f} "
-            f"| {worse.mean():.3f}{error} |"
+            f"| {worse.mean():.3f}{error} | {_mean_loss(record)} |"
         )
     return "\n".join(lines)
 
@@ -254,6 +268,8 @@ def tables(folder: Path = RESULTS) -> str:
         name = f"{path.parent.name}.py"
         if base["split"] != "validation":
             raise UserError(f"{path} was evaluated on the test set, not on validation data.")
+        for other, record in others.items():
+            _check_same_data(path.with_name(f"{other}.json"), record, base)
         size = f"{base['steps']:,} steps of {base['batch_size']}"
         parts.append(f"What changes of `{name}` cost in {size}:\n\n{ablation(base, others)}")
     if found := {path.stem: _read(path) for path in sorted(folder.glob("optimizers/*.json"))}:
@@ -284,17 +300,22 @@ def draw_curves(workdirs: Sequence[Path], path: Path) -> None:
     with rc_context(LIGHT.rc()):
         figure = Figure((7.0, 4.2), layout="constrained")
         axes = figure.subplots()
-        for i, (workdir, (_, epochs, errors)) in enumerate(zip(workdirs, found, strict=True)):
+        for i, (name, (_, epochs, errors)) in enumerate(zip(_names(workdirs), found, strict=True)):
             color, marker = LIGHT.of_run(i), "o" if len(epochs) == 1 else None
             if len(errors) > 1:
                 axes.plot(epochs, errors.T, marker=marker, color=color, alpha=0.3, linewidth=0.8)
-            name = workdir.resolve().name
             axes.plot(epochs, errors.mean(0), marker=marker, color=color, label=name)
         axes.set(xlabel="epochs", yscale="log", title=f"{found[0][0]} error, %")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
         axes.legend()
         figure.savefig(path, format="png", dpi=120)
+
+
+def _names(workdirs: Sequence[Path]) -> list[str]:
+    """What a legend calls workdirs: by their folders or, where two of these are alike, by paths."""
+    names = [workdir.resolve().name for workdir in workdirs]
+    return names if len(set(names)) == len(names) else list(map(str, workdirs))
 
 
 def _curves(workdir: Path) -> tuple[str, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 python -m experiments.benchmarks.augment_speed [--picture=FILE.png]
 
 Batches of 100, medians of interleaved rounds. With --picture nothing is timed: rows of digits, the
-first column as they are, the others as the example of the config's `augment` varies them.
+first column as they are, the others as two examples of the config's `augment` vary them.
 """
 
 import argparse
@@ -31,6 +31,8 @@ EXAMPLE = (
     "affine(rotate=12, shift=2, scale=0.1, shear=0.1), elastic(alpha=25, sigma=4), "
     "strokes(thin=0.7, thick=0.7), lines(gaps=0.2, remains=0.2)"
 )
+# One digit in each of corrupt's ten ways.
+EXAMPLE_WITH_CORRUPT = "distort(share=1.0), corrupt(share=1.0)"
 TEXTS = (
     *("affine()", "elastic()", "distort()", "flip()", "cutout()", "strokes()", "lines()"),
     *("corrupt()", "distort(), corrupt()", EXAMPLE),
@@ -99,15 +101,17 @@ def table(seconds: dict[str, list[float]]) -> str:
     return "\n".join(lines)
 
 
-def picture(digits: int = 8, draws: int = 8) -> Image.Image:
-    """A row for each digit, a column for it and for each draw; black on white, twice the size."""
+def picture(digits: int = 10, draws: int = 5) -> Image.Image:
+    """A row for each digit: it, and draws of both examples; black on white, twice the size."""
     split = datasets.load(datasets.SAMPLE, ["train"]).splits[0]
     chosen = [np.flatnonzero(split.labels == digit)[0] for digit in range(digits)]
-    images, augment = to_float(split.images[chosen]), create_augment(EXAMPLE)
-    varied = [augment(jax.random.key(i), images) for i in range(draws)]
+    images = to_float(split.images[chosen])
+    columns = [np.maximum(images, 0.15)]  # The originals, on grey.
+    for text in (EXAMPLE, EXAMPLE_WITH_CORRUPT):
+        augment = create_augment(text)
+        columns += [augment(jax.random.key(i), images) for i in range(draws)]
     # (column, digit, height, width, 1) to rows of digits, each with a margin.
-    grid = np.pad(np.stack([images, *varied])[..., 0], ((0, 0), (0, 0), (1, 1), (1, 1)))
-    grid[0] = np.maximum(grid[0], 0.15)  # The originals, on grey.
+    grid = np.pad(np.stack(columns)[..., 0], ((0, 0), (0, 0), (1, 1), (1, 1)))
     rows = grid.transpose(1, 2, 0, 3).reshape(digits * grid.shape[2], -1)
     grey = (255 - 255 * rows).round().astype(np.uint8)
     # 32 greys, for a small file.

@@ -234,7 +234,7 @@ def test_what_is_no_ensemble_is_refused_in_a_sentence(finished, tmp_path, monkey
         assert sentence in said
         assert said.count("\n") == 1
     assert command(finished) == 1
-    assert "holds one run, and num_seeds=10 now" in capsys.readouterr().err
+    assert "holds one run, and num_seeds=5 now" in capsys.readouterr().err
     monkeypatch.setattr(ensemble, "BEST", tmp_path / "best.py")
     assert command(tmp_path / "new") == 1
     assert f"--config={tmp_path}/best.py: there is no such file" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,6 +108,11 @@ def test_curves_are_drawn_of_evaluations_against_epochs(trained, tmp_path, capsy
         assert picture.size == (840, 504)
 
 
+def test_a_legend_tells_workdirs_apart():
+    assert recipes._names([Path("runs/a"), Path("runs/z/b")]) == ["a", "b"]
+    assert recipes._names([Path("runs/a"), Path("runs/z/a")]) == ["runs/a", "runs/z/a"]
+
+
 def test_a_single_evaluation_is_a_point(trained, tmp_path):
     drawn = []
     for name, steps in (("a", (10,)), ("b", (10, 20))):
@@ -206,19 +212,29 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
     text = recipes.tables(tmp_path / "results")
     assert "What changes of `quick.py` cost in 20,000 steps of 100:" in text
     # The differences are 1.0, 0.0 and 1.0 points.
-    assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) |" in text
+    assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) | 0.1000 |" in text
     keep("ablations/quick/two-seeds", results([0.98, 0.99], split="validation"))
     assert "| two-seeds |  | 2 | 98.500 | 0.500 (0.500) |" in recipes.tables(tmp_path / "results")
     keep("ablations/quick/one-seed", results(0.98, split="validation"))
     assert "| one-seed |  | 1 | 98.000 | 1.000 |" in recipes.tables(tmp_path / "results")
-    for other, said in (
-        ({"seed": 3}, r"other has seeds that the recipe lacks: \['3'\]"),
-        ({"train_split": "train[:9]"}, r"other has train_split=train\[:9\], and the recipe train"),
-    ):
-        keep("ablations/quick/other", results(0.98, split="validation", **other))
-        with pytest.raises(UserError, match=said):
-            recipes.tables(tmp_path / "results")
-        (tmp_path / "results/ablations/quick/other.json").unlink()
+    keep("ablations/quick/other", results(0.98, split="validation", seed=3))
+    with pytest.raises(UserError, match=r"other has seeds that the recipe lacks: \['3'\]"):
+        recipes.tables(tmp_path / "results")
+
+
+def test_an_ablation_is_of_the_same_data(keep, tmp_path):
+    keep("ablations/quick/base", results([0.99, 0.99], split="validation"))
+    other, said = (
+        tmp_path / "results/ablations/quick/other.json",
+        r"other\.json has train_split=train",
+    )
+    with pytest.raises(UserError, match=rf"{said}\[:9\], and base\.json beside it train: train on"):
+        keep("ablations/quick/other", results(0.98, split="validation", train_split="train[:9]"))
+    assert not other.exists()
+    record = keep("ablations/quick/other", results(0.98, split="validation"))
+    other.write_text(json.dumps(record | {"train_split": "train[:9]"}))
+    with pytest.raises(UserError, match=said):
+        recipes.tables(tmp_path / "results")
 
 
 def test_the_tables_are_in_one_order(keep, tmp_path):
@@ -244,3 +260,14 @@ def test_the_table_of_optimizers(keep, tmp_path):
 
 def test_the_readme_has_these_tables():
     assert recipes.tables() in README.read_text(encoding="utf-8")
+
+
+def test_the_first_table_of_the_readme_has_their_means():
+    rows = README.read_text(encoding="utf-8").split("## Results")[0].splitlines()
+    cells = [[cell.strip(" `") for cell in row.split("|")] for row in rows if row.startswith("| ")]
+    shown = {name.removesuffix(".py"): accuracy for _, name, _, accuracy, *_ in cells}
+    for path in recipes.RESULTS.glob("*.json"):
+        if path.stem != "race":
+            runs = json.loads(path.read_text(encoding="utf-8"))["runs"].values()
+            mean = 100 * np.mean([run["accuracy"] for run in runs])
+            assert shown[path.stem] == f"{mean:.2f}", path.stem
