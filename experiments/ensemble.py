@@ -2,9 +2,9 @@
 
 python -m experiments.ensemble --workdir=DIR --config=experiments/best.py --config.num_seeds=5
 
-trains the seeds in DIR, less those that have finished there, and evaluates the mean of their
-probabilities. That is the figure: each test image is seen once, as it is. One more row of the table
-has help at test time: each image also as moved by one pixel, up, down, left and right.
+trains the seeds in DIR, except those that have finished there, and evaluates the mean of their
+probabilities. That is the figure: each test image is seen once, as it is. The printed table has one
+more row, with help at test time: each image also moved by one pixel, up, down, left and right.
 DIR/ensemble.json has both, and DIR/ensemble.onnx is the average as one network. --pictures=FOLDER
 draws the images that the average gets wrong, most confidently first: of the evaluation split
 (mistakes.png), and of the training split, where some have a wrong label (mislabelled.png).

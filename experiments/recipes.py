@@ -271,7 +271,7 @@ def tables(folder: Path = RESULTS) -> str:
         for other, record in others.items():
             _check_same_data(path.with_name(f"{other}.json"), record, base)
         size = f"{base['steps']:,} steps of {base['batch_size']}"
-        parts.append(f"What changes of `{name}` cost in {size}:\n\n{ablation(base, others)}")
+        parts.append(f"The cost of each change to `{name}`, in {size}:\n\n{ablation(base, others)}")
     if found := {path.stem: _read(path) for path in sorted(folder.glob("optimizers/*.json"))}:
         parts.append(f"Optimizers, one epoch each:\n\n{optimizers(found)}")
     if (race := folder / "race.json").exists():

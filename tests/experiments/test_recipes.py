@@ -210,7 +210,7 @@ def test_an_ablation_is_of_the_same_seeds(keep, tmp_path):
         results([0.98, 0.99, 0.983], split="validation", dropout_rate=0.0, log_every=7),
     )
     text = recipes.tables(tmp_path / "results")
-    assert "What changes of `quick.py` cost in 20,000 steps of 100:" in text
+    assert "The cost of each change to `quick.py`, in 20,000 steps of 100:" in text
     # The differences are 1.0, 0.0 and 1.0 points.
     assert "| no-dropout | `dropout_rate=0.0` | 3 | 98.433 | 0.667 (0.333) | 0.1000 |" in text
     keep("ablations/quick/two-seeds", results([0.98, 0.99], split="validation"))
@@ -244,7 +244,7 @@ def test_the_tables_are_in_one_order(keep, tmp_path):
     lines = recipes.tables(tmp_path / "results").splitlines()
     order = ["best", "quick", "fashion", "another", "own"]
     assert [line[2:-7] for line in lines if line.startswith("- ")] == order
-    assert [line.split("`")[1] for line in lines if line.startswith("What")] == [
+    assert [line.split("`")[1] for line in lines if line.startswith("The cost")] == [
         f"{name}.py" for name in order
     ]
 
