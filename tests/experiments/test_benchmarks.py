@@ -154,7 +154,7 @@ def test_the_table_of_whole_commands():
         }
     )
     assert text.startswith("P, 2 threads; 3 rounds; 2026-01-02.")
-    row = "| quick.py, cached | 12.0 (10.0 to 14.0) | 0.50 | 6.0 (5.0 to 7.0) | 0.50 | 0.9910 ("
+    row = "| quick.py, cached | 12.0 (10.0 to 14.0) | 0.50 | 6.0 (5.0 to 7.0) | 0.50 | 99.10 ("
     assert row in text
 
 
